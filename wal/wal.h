@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef RGUARD_WAL_H
+#define RGUARD_WAL_H
+
+#include <raftguard/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* wal: a write-ahead log that can prove what it promised.
+ *
+ * One owner thread. One durable write in flight: everything appended meanwhile goes into the next
+ * batch. "Acknowledged" means that the completion callback has returned; each batch records the LSN
+ * up to which that was true when it was built (acked_lsn), so that recovery can tell a torn tail
+ * (never acknowledged, dropped) from corruption (acknowledged, never dropped).
+ *
+ * WHAT NO LOCAL LOG CAN KNOW: the last batch before a crash, when nothing follows it, may have been
+ * acknowledged although it looks torn. It is dropped only when its damaged sectors are zero or
+ * stale; otherwise it is SUSPECT_TAIL. The report says which; the voting rule belongs to raftlog.
+ */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct rguard_wal rguard_wal;
+
+#define RGUARD_WAL_VERDICTS(X)                                                                   \
+    X(RGUARD_WAL_CLEAN_END, 0, "clean_end")       /* nothing wrong */                            \
+    X(RGUARD_WAL_TORN_TAIL, 1, "torn_tail")       /* unacknowledged last batch was cut */        \
+    X(RGUARD_WAL_SUSPECT_TAIL, 2, "suspect_tail") /* last batch damaged, not a tear; kept */     \
+    X(RGUARD_WAL_CORRUPT, 3, "corrupt")           /* damage below an acknowledged LSN; kept */   \
+    X(RGUARD_WAL_UNREADABLE, 4, "unreadable")     /* the device returned EIO; nothing changed */ \
+    X(RGUARD_WAL_FOREIGN, 5, "foreign")           /* another node's, or not ours at all */       \
+    X(RGUARD_WAL_UNSUPPORTED, 6, "unsupported")   /* format version of another release */
+
+enum rguard_wal_verdict {
+#define RGUARD_WAL_VERDICT_ENUM(name, value, text) name = value,
+    RGUARD_WAL_VERDICTS(RGUARD_WAL_VERDICT_ENUM)
+#undef RGUARD_WAL_VERDICT_ENUM
+};
+
+RGUARD_API const char* rguard_wal_verdict_name(uint32_t verdict);
+
+struct rguard_wal_record
+{
+    uint64_t index;
+    uint64_t term;
+    uint32_t type; /* caller's, 0..65535 (libraft's entry types in raftlog) */
+    uint32_t len;  /* bytes of data, 0 allowed, at most max_record_bytes */
+    uint32_t crc;  /* CRC32C of data; output of reads, ignored by append */
+    uint32_t reserved;
+    const void* data;
+};
+
+struct rguard_wal_options
+{
+    size_t size;             /* sizeof(struct rguard_wal_options) */
+    uint64_t node_id;        /* stored at creation, compared at every open; 0 = do not compare */
+    size_t segment_bytes;    /* multiple of 4096; 0 = 8 MiB */
+    size_t max_record_bytes; /* 0 = 8 MiB */
+    const char* backend; /* "uring", "sync", or NULL: RGUARD_WAL_BACKEND, else uring with automatic
+                          * fallback to sync where io_uring is refused */
+    unsigned mark_idle_ms; /* a MARK batch follows after so much idle time; 0 = 20 */
+    bool read_only;        /* takes no lock, writes nothing, repairs nothing */
+    uint64_t seed;         /* 0 = random identity; tests and fill: deterministic UUID and salts */
+};
+
+/* What recovery found. Filled by every open that got as far as looking, also when open fails. */
+struct rguard_wal_report
+{
+    size_t size;
+    uint32_t verdict;     /* enum rguard_wal_verdict */
+    bool created;         /* the directory was empty and has been initialised */
+    bool clean_close;     /* the last user closed it properly */
+    uint64_t first_index; /* 0 and last_index 0: no record */
+    uint64_t last_index;
+    uint64_t last_term;
+    uint64_t base_index; /* records up to here were dropped behind a snapshot (RESET or prefix) */
+    uint64_t base_term;  /* 0 when not known */
+    uint64_t term, vote; /* metadata */
+    uint64_t acked_lsn;  /* highest LSN proven acknowledged */
+    uint64_t dropped_records; /* TORN_TAIL: records in the batch that was cut, 0 when unknowable */
+    uint64_t damage_first_index,
+        damage_last_index; /* CORRUPT, SUSPECT_TAIL; 0 when identity is lost */
+    char file[64];         /* where the damage is */
+    uint64_t offset;       /* byte offset in it */
+    char message[256];     /* one sentence: what, where, what to do */
+    unsigned warnings;     /* harmless findings: bad padding, one bad metadata copy */
+};
+
+/* Opens or creates the log in directory @dir (which must exist).
+ * 0: ready; verdict is CLEAN_END or TORN_TAIL (the tail was cut, durably, before this returns).
+ * RGUARD_ESUSPECT, RGUARD_ECORRUPT, -EIO, RGUARD_EFOREIGN, RGUARD_EUNSUPPORTED, RGUARD_ELOCKED or
+ * -errno: *out is untouched, no byte of any file has changed and @report says why. */
+RGUARD_API int rguard_wal_open(const char* dir, const struct rguard_wal_options* options,
+                               rguard_wal** out, struct rguard_wal_report* report);
+
+/* Writes CLOSE and the clean flag when everything before succeeded, waits for what is in flight
+ * (its callbacks run), releases. Callbacks of queued appends get RGUARD_ECANCELED only if the log
+ * is poisoned. NULL is allowed. Returns 0 or the error that made the close unclean. */
+RGUARD_API int rguard_wal_close(rguard_wal* w);
+
+/* Called from rguard_wal_process(), rguard_wal_flush() or rguard_wal_close(), never from append.
+ * @status 0: durable. Otherwise the log is poisoned: this and every later append fails. */
+typedef void (*rguard_wal_append_cb)(void* user, int status);
+
+/* Queues @n records (indexes continue the log without a gap) as one unit. Record data must stay
+ * valid until the callback; the array itself is copied. Callbacks run in order. Returns 0,
+ * RGUARD_EPOISONED, RGUARD_ETOOBIG, -EINVAL (gap, decreasing term). Allocates nothing after the
+ * first few calls. */
+RGUARD_API int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* records, size_t n,
+                                 rguard_wal_append_cb cb, void* user);
+
+/* Event loop integration: poll fd for reading, call process() when readable or when timeout_ms has
+ * passed (-1 = never). process() submits, completes and runs callbacks; it never blocks on the
+ * uring back end and does the write in place on the sync one. */
+RGUARD_API int rguard_wal_fd(const rguard_wal* w);
+RGUARD_API int rguard_wal_timeout_ms(const rguard_wal* w);
+RGUARD_API int rguard_wal_process(rguard_wal* w);
+
+/* Blocks until nothing is queued or in flight. 0 or RGUARD_EPOISONED. */
+RGUARD_API int rguard_wal_flush(rguard_wal* w);
+
+/* Removes records from @from_index on. Ordered after the appends before it and before the appends
+ * after it: the TRUNC batch goes through the same queue, and an append acknowledged later implies
+ * it is durable. Returns at once; rguard_wal_last_index() is from_index - 1 afterwards. */
+RGUARD_API int rguard_wal_truncate_suffix(rguard_wal* w, uint64_t from_index);
+
+/* Forgets records up to and including @upto_index (covered by a snapshot). Whole segments are
+ * removed; the rest stays on disk unseen. Blocking, rare. */
+RGUARD_API int rguard_wal_truncate_prefix(rguard_wal* w, uint64_t upto_index);
+
+/* A snapshot at (@index, @term) replaces the whole log: the next append has index + 1. Ordered like
+ * truncate_suffix, but blocks until RESET is durable. */
+RGUARD_API int rguard_wal_reset(rguard_wal* w, uint64_t index, uint64_t term);
+
+RGUARD_API uint64_t rguard_wal_first_index(const rguard_wal* w); /* 0 when empty */
+RGUARD_API uint64_t rguard_wal_last_index(const rguard_wal* w);  /* 0 or base_index when empty */
+
+/* Identity of a durable record without its data: fills everything but @out->data. -ENOENT. */
+RGUARD_API int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_record* out);
+
+/* Reads a durable record from disk (never from the page cache) into @buf and verifies its
+ * checksums. -ENOENT, -ENOSPC when @cap is too small (out->len says how much), RGUARD_ECHECKSUM,
+ * -EIO. */
+RGUARD_API int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out,
+                               void* buf, size_t cap);
+
+/* Term and vote, one checksummed generation, two copies, durable before it returns (~0.4 ms).
+ * Refuses (RGUARD_EVOTED) a second, different vote in one term, and -EINVAL a lower term. */
+RGUARD_API int rguard_wal_meta_set(rguard_wal* w, uint64_t term, uint64_t vote);
+RGUARD_API void rguard_wal_meta_get(const rguard_wal* w, uint64_t* term, uint64_t* vote);
+
+/* "uring" or "sync". */
+RGUARD_API const char* rguard_wal_backend(const rguard_wal* w);
+
+/* 0, or the error that poisoned the log. */
+RGUARD_API int rguard_wal_poisoned(const rguard_wal* w);
+
+struct rguard_wal_stats
+{
+    size_t size;
+    uint64_t batches, records, bytes; /* durable since open; bytes include padding */
+    uint64_t marks, segments;
+    uint64_t in_flight_records; /* queued or being written */
+};
+RGUARD_API int rguard_wal_stats(const rguard_wal* w, struct rguard_wal_stats* stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
