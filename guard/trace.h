@@ -36,7 +36,8 @@
     X(RGUARD_TRACE_SERVING, 14, "serving")             /* T9 */                                   \
     X(RGUARD_TRACE_DIED, 15, "died")                   /* fatal handler; a = signal */            \
     X(RGUARD_TRACE_STOP, 16, "stop")                   /* clean close */                          \
-    X(RGUARD_TRACE_ACK, 17, "ack")                     /* client answered; a = commands so far */
+    X(RGUARD_TRACE_ACK, 17, "ack")                     /* client answered; a = commands so far */ \
+    X(RGUARD_TRACE_APPLIED, 18, "applied") /* command applied; a = content digest after it */
 
 enum rguard_trace_event {
 #define RGUARD_TRACE_ENUM(name, value, text) name = value,
