@@ -120,6 +120,8 @@ struct rguard_fp_stat
     uint64_t fired;
     uint64_t last_ns; /* CLOCK_MONOTONIC of the last firing */
 };
+/* The caller sets stat->size. 0, RGUARD_EUNKNOWN, -EINVAL. The numbers are those of the name, all
+ * its sites together, and outlive off. */
 RGUARD_API int rguard_fp_stat(const char* name, struct rguard_fp_stat* stat);
 
 /* Calls @fn for every site, sorted by name, then file and line. @spec is the armed program or "".
@@ -130,6 +132,12 @@ RGUARD_API void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_
 
 /* true when this library was built with sites. */
 RGUARD_API bool rguard_fp_compiled(void);
+
+/* Makes the sites of one executable or shared object known, and forgets them. The constructor at
+ * the end of this header does it; nobody else needs to. */
+RGUARD_API void rguard_fp_register(struct rguard_fp_site* const* start,
+                                   struct rguard_fp_site* const* stop);
+RGUARD_API void rguard_fp_unregister(struct rguard_fp_site* const* start);
 
 #ifdef __cplusplus
 }
@@ -151,6 +159,33 @@ RGUARD_API bool rguard_fp_compiled(void);
             ? rguard_fp_eval(&rguard_fp_site_)                                            \
             : (struct rguard_fp_hit){0, 0, 0};                                            \
     })
+
+/* Each executable and each shared object has its own section, which only its own code can see: the
+ * linker makes the two symbols, hidden and per object. Weak, so that every file that includes this
+ * may carry the pair of functions, one pair is linked, and an object without a site links too. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern struct rguard_fp_site* const __start_rguard_fp_sites[]
+    __attribute__((weak, visibility("hidden")));
+extern struct rguard_fp_site* const __stop_rguard_fp_sites[]
+    __attribute__((weak, visibility("hidden")));
+
+__attribute__((constructor, weak, visibility("hidden"))) void rguard_fp_module_init_(void);
+__attribute__((destructor, weak, visibility("hidden"))) void rguard_fp_module_fini_(void);
+
+void rguard_fp_module_init_(void)
+{
+    rguard_fp_register(__start_rguard_fp_sites, __stop_rguard_fp_sites);
+}
+
+void rguard_fp_module_fini_(void)
+{
+    rguard_fp_unregister(__start_rguard_fp_sites);
+}
+#ifdef __cplusplus
+}
+#endif
 
 #else
 
@@ -176,8 +211,13 @@ RGUARD_API bool rguard_fp_compiled(void);
     }))
 
 /* uint32_t: the action that fired. BITFLIP and OVERRUN have been done to buf; the site handles what
- * else it declared in @caps, e.g. RGUARD_FP_CAN_DOUBLE_FREE. */
-#define RGUARD_FP_MUTATE(name, desc, caps, buf, len) \
-    (rguard_fp_mutate(RGUARD_FP_SITE_(name, desc, RGUARD_FP_CAN_MUTATE | (caps)), (buf), (len)))
+ * else it declared in @caps, e.g. RGUARD_FP_CAN_DOUBLE_FREE. @buf and @len are evaluated only when
+ * something fired. */
+#define RGUARD_FP_MUTATE(name, desc, caps, buf, len)                                              \
+    (__extension__({                                                                              \
+        struct rguard_fp_hit rguard_fp_h_ =                                                       \
+            RGUARD_FP_SITE_(name, desc, RGUARD_FP_CAN_MUTATE | (caps));                           \
+        rguard_fp_h_.action != RGUARD_FP_NONE ? rguard_fp_mutate(rguard_fp_h_, (buf), (len)) : 0; \
+    }))
 
 #endif

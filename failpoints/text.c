@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Text that grows, JSON strings in it, and path templates. Invariant: data[0..len) is what was put
+ * so far; after memory ran out nothing more is put, and the caller looks at failed once, at the
+ * end. */
+#include "failpoint_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool reserve(struct fp_buf* buf, size_t more);
+
+void rguard__fp_put_bytes(struct fp_buf* buf, const char* data, size_t len)
+{
+    if (reserve(buf, len)) {
+        memcpy(buf->data + buf->len, data, len);
+        buf->len += len;
+    }
+}
+
+void rguard__fp_put(struct fp_buf* buf, const char* fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    va_list again;
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    if (n >= 0 && reserve(buf, (size_t)n + 1)) {
+        vsnprintf(buf->data + buf->len, (size_t)n + 1, fmt, again);
+        buf->len += (size_t)n;
+    }
+    va_end(again);
+    va_end(ap);
+}
+
+void rguard__fp_put_string(struct fp_buf* buf, const char* text)
+{
+    rguard__fp_put_bytes(buf, "\"", 1);
+    for (; *text != '\0'; text++) {
+        unsigned char byte = (unsigned char)*text;
+        if (byte == '"' || byte == '\\') {
+            char escaped[2] = {'\\', *text};
+            rguard__fp_put_bytes(buf, escaped, 2);
+        } else if (byte < 0x20 || byte == 0x7f) {
+            rguard__fp_put(buf, "\\u%04x", (unsigned)byte);
+        } else {
+            rguard__fp_put_bytes(buf, text, 1);
+        }
+    }
+    rguard__fp_put_bytes(buf, "\"", 1);
+}
+
+int rguard__fp_expand(const char* tmpl, const char* node, char* out, size_t cap,
+                      struct rguard_fp_error* err)
+{
+    size_t len = 0;
+    for (const char* p = tmpl; *p != '\0'; p++) {
+        char piece[FP_MAX_NODE + 1] = {*p, '\0'};
+        if (*p == '%') {
+            p++;
+            if (*p == 'p') {
+                snprintf(piece, sizeof piece, "%ld", (long)getpid());
+            } else if (*p == 'n' && node[0] != '\0') {
+                snprintf(piece, sizeof piece, "%s", node);
+            } else if (*p != '%') {
+                return rguard__fp_error(
+                    err, RGUARD_ESPEC, (size_t)(p - tmpl) - 1, 2, "%s",
+                    *p == 'n' ? "%n needs RGUARD_FAILPOINTS_NODE" : "expected %p, %n or %%");
+            }
+        }
+        size_t n = strlen(piece);
+        if (n >= cap - len) {
+            return rguard__fp_error(err, -ENAMETOOLONG, 0, 0, "path is too long");
+        }
+        memcpy(out + len, piece, n);
+        len += n;
+    }
+    out[len] = '\0';
+    return 0;
+}
+
+static bool reserve(struct fp_buf* buf, size_t more)
+{
+    if (buf->failed) {
+        return false;
+    }
+    if (buf->cap - buf->len >= more) {
+        return true;
+    }
+    size_t cap = buf->cap < 512 ? 512 : buf->cap * 2;
+    while (cap - buf->len < more) {
+        cap *= 2;
+    }
+    char* data = realloc(buf->data, cap);
+    if (data == NULL) {
+        buf->failed = true;
+        return false;
+    }
+    buf->data = data;
+    buf->cap = cap;
+    return true;
+}
