@@ -123,6 +123,10 @@ RGUARD_API int rguard_violation_json(const struct rguard_violation* v, char* buf
  * NULL). Any thread, not from a handler. */
 RGUARD_API int rguard_violation_next(struct rguard_violation* out, uint64_t* lost);
 
+/* Reads the fatal record that an earlier process left in its crash file. 0, -errno, or
+ * RGUARD_ECHECKSUM when the file is none, or incomplete. */
+RGUARD_API int rguard_crash_read(const char* path, struct rguard_violation* out);
+
 /* ---- process ----------------------------------------------------------------------------------
  */
 
