@@ -32,6 +32,7 @@ struct rguard_disk_ops
     /* The same, synchronous. */
     int (*write)(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
                  uint64_t offset);
+    /* Also waits for writes that a process which is gone has left in flight on the file. */
     int (*sync)(struct rguard_disk* d, struct rguard_file* f);
     int (*rename)(struct rguard_disk* d, const char* from, const char* to);
     int (*unlink)(struct rguard_disk* d, const char* name);
@@ -40,6 +41,8 @@ struct rguard_disk_ops
     int (*fd)(struct rguard_disk* d);                /* to poll, -1 when nothing is asynchronous */
     int (*process)(struct rguard_disk* d, int wait); /* runs completions; wait: blocks for one */
     void (*destroy)(struct rguard_disk* d);
+    /* Writes zeros; durable only after sync(). */
+    int (*zero)(struct rguard_disk* d, struct rguard_file* f, uint64_t len, uint64_t offset);
 };
 
 struct rguard_disk
@@ -52,7 +55,8 @@ int rguard__disk_open(const char* dir, const char* backend, struct rguard_disk**
 
 /* Whole small files, for snapshots: write goes to "tmp-<name>", is synced, renamed and the
  * directory synced before it returns; read allocates *buf with malloc (at most @max bytes, else
- * -EFBIG). Any contents length. */
+ * -EFBIG). Any contents length. On disk the contents are followed by padding and a trailer with
+ * their length and CRC32C; RGUARD_ECHECKSUM when that does not match. */
 int rguard__disk_write_file(struct rguard_disk* d, const char* name, const struct iovec* iov,
                             int n);
 int rguard__disk_read_file(struct rguard_disk* d, const char* name, size_t max, void** buf,

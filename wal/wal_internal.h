@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef RGUARD_WAL_INTERNAL_H
+#define RGUARD_WAL_INTERNAL_H
+
+#include "format_internal.h"
+
+#include <raftguard/disk.h>
+#include <raftguard/failpoint.h>
+#include <raftguard/wal.h>
+
+/* The handle, and what its files say to each other:
+ *
+ *     open.c      options, lock, create, open, close
+ *     append.c    the queue: group commit, callbacks, truncation, poison
+ *     segment.c   making, switching and dropping segment files
+ *     index.c     index -> (term, address, length, crc) of every live record
+ *     meta.c      term, vote, clean flag: four slots
+ *     scan.c      what is on disk: directory, metadata, segment headers
+ *     walk.c      every valid batch, and every place that should have one
+ *     recover.c   the verdict table, the report, cutting a torn tail
+ *     read.c      records back from disk, statistics */
+
+#undef RGUARD_FP_NEGERR
+#define RGUARD_FP_NEGERR(name, desc) 0
+/* ---- index ---- */
+
+struct wal_entry
+{
+    uint64_t term;
+    uint64_t lsn; /* of the data; 0: lost in a damaged batch (only after a failed recovery) */
+    uint32_t len;
+    uint32_t crc;
+    uint32_t type;
+    uint32_t reserved;
+};
+
+/* Live records first .. first + n - 1 in a ring of 2^k entries. */
+struct wal_index
+{
+    struct wal_entry* ring;
+    size_t capacity;
+    size_t head; /* slot of first */
+    size_t n;
+    uint64_t first;
+};
+
+int rguard__wal_index_reserve(struct wal_index* ix, size_t n);
+void rguard__wal_index_push(struct wal_index* ix, const struct wal_entry* entry);
+void rguard__wal_index_clear(struct wal_index* ix, uint64_t next);
+void rguard__wal_index_drop_from(struct wal_index* ix, uint64_t from);
+void rguard__wal_index_drop_upto(struct wal_index* ix, uint64_t upto);
+const struct wal_entry* rguard__wal_index_get(const struct wal_index* ix, uint64_t index);
+void rguard__wal_index_free(struct wal_index* ix);
+
+/* ---- segments ---- */
+
+struct wal_segment
+{
+    uint64_t sequence, salt, first_lsn, bytes;
+};
+
+struct wal_segments
+{
+    struct wal_segment* v; /* ascending; the last one is being written */
+    size_t n, capacity;
+};
+
+/* The next segment while it is being made, one step per idle call of process(). */
+enum wal_spare_state { WAL_SPARE_NONE, WAL_SPARE_ZEROING, WAL_SPARE_READY, WAL_SPARE_FAILED };
+
+struct wal_spare
+{
+    enum wal_spare_state state;
+    struct wal_segment segment;
+    struct rguard_file* file;
+    uint64_t zeroed;
+};
+
+#define WAL_NAME_MAX 32
+
+/* ---- the queue ---- */
+
+struct wal_request
+{
+    struct wal_request* next;
+    uint32_t type; /* enum wal_batch_type */
+    int status;
+    struct rguard_wal_record* records; /* array kept and reused with the node */
+    size_t n, capacity;
+    size_t taken;        /* records that are durable */
+    uint64_t visible_to; /* a truncation that was queued later hides records above */
+    uint64_t arg_index, arg_term;
+    rguard_wal_append_cb cb;
+    void* user;
+};
+
+struct wal_queue
+{
+    struct wal_request* head;
+    struct wal_request* tail;
+};
+
+/* ---- the handle ---- */
+
+struct rguard_wal
+{
+    struct rguard_disk* disk;
+    int lock_fd; /* -1: none */
+    struct rguard_wal_options options;
+    uint64_t random_state; /* 0: the system's generator */
+
+    struct wal_meta meta; /* the newest durable generation */
+    struct rguard_file* meta_file;
+    uint8_t* meta_block; /* one aligned block to write from */
+
+    struct wal_segments segments;
+    struct rguard_file* file; /* of the last segment */
+    uint64_t end;             /* LSN of the next batch */
+    struct wal_batch_header last;
+    struct wal_spare spare;
+
+    struct wal_index index;
+    uint64_t base_index, base_term, base_lsn;
+    uint64_t tail_index, tail_term; /* after everything that is queued */
+
+    struct wal_queue queue; /* the batch in flight is made of its first requests */
+    struct wal_queue done;  /* callbacks to run */
+    struct wal_request* free;
+    size_t reserved; /* queued records, for which the index has room */
+    uint8_t* buf;    /* the batch */
+    size_t buf_bytes;
+    struct wal_batch_header batch; /* in flight */
+    bool in_flight;
+    size_t batch_requests; /* how many of the queue it takes records from */
+    unsigned delivering;   /* depth of callbacks */
+    int poisoned;
+
+    uint64_t completed_lsn; /* durable */
+    uint64_t acked_lsn;     /* ... and every callback has returned */
+    uint64_t recorded_lsn;  /* ... and a batch on disk says so */
+    uint64_t idle_since_ms;
+
+    struct rguard_file* read_file; /* the segment that was read last */
+    uint64_t read_sequence;
+    uint8_t* read_buf;
+    size_t read_bytes;
+
+    struct rguard_wal_stats stats;
+};
+
+/* open.c */
+int rguard__wal_open_disk(struct rguard_disk* disk, const struct rguard_wal_options* options,
+                          rguard_wal** out, struct rguard_wal_report* report);
+void rguard__wal_random(rguard_wal* w, void* out, size_t len);
+
+/* append.c */
+int rguard__wal_control(rguard_wal* w, uint32_t type, uint64_t arg_index, uint64_t arg_term);
+void rguard__wal_poison(rguard_wal* w, int err);
+void rguard__wal_cancel(rguard_wal* w);
+void rguard__wal_queue_free(rguard_wal* w);
+
+/* segment.c */
+void rguard__wal_segment_name(uint64_t sequence, char name[WAL_NAME_MAX]);
+uint64_t rguard__wal_segment_parse(const char* name); /* 0: not a segment's name */
+int rguard__wal_segments_push(struct wal_segments* s, const struct wal_segment* segment);
+const struct wal_segment* rguard__wal_segments_find(const struct wal_segments* s, uint64_t lsn);
+int rguard__wal_segment_first(rguard_wal* w);                /* creates segment 1 */
+int rguard__wal_segment_room(rguard_wal* w, uint64_t bytes); /* switches when it must */
+bool rguard__wal_spare_wanted(const rguard_wal* w);
+bool rguard__wal_spare_urgent(const rguard_wal* w);
+int rguard__wal_spare_step(rguard_wal* w);
+int rguard__wal_segments_drop(rguard_wal* w, uint64_t first_sequence);
+
+/* meta.c */
+int rguard__wal_meta_create(rguard_wal* w);
+int rguard__wal_meta_write(rguard_wal* w, const struct wal_meta* next);
+
+/* scan.c, recover.c */
+
+/* What recovery can find, one bit each; the verdict table is in recover.c. */
+enum wal_condition {
+    WAL_C_IO = 1u << 0,         /* the device failed to read */
+    WAL_C_NEWER = 1u << 1,      /* a later format version */
+    WAL_C_FOREIGN = 1u << 2,    /* another node's, another log's, another program's */
+    WAL_C_META = 1u << 3,       /* term and vote are lost */
+    WAL_C_SEGMENT = 1u << 4,    /* a segment is missing, or its header is damaged and it has data */
+    WAL_C_LOGIC = 1u << 5,      /* valid batches contradict each other */
+    WAL_C_BEHIND = 1u << 6,     /* a valid batch lies behind the damage */
+    WAL_C_ACKED = 1u << 7,      /* the log ends below an LSN that was acknowledged */
+    WAL_C_NOT_CLOSED = 1u << 8, /* the clean flag is set, but CLOSE is not the last batch */
+    WAL_C_MISPLACED = 1u << 9,  /* a batch of this log lies where it does not belong */
+    WAL_C_CLOSED = 1u << 10,    /* clean flag and CLOSE agree: nothing was in flight */
+    WAL_C_ROTTEN = 1u << 11,    /* behind the end: bytes that are neither zero, stale nor a tear */
+    WAL_C_TORN = 1u << 12,      /* behind the end: parts of a batch */
+    WAL_C_STALE = 1u << 13      /* behind the end: whole batches of an earlier epoch */
+};
+#define WAL_CONDITIONS 14
+
+enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char** why);
+
+struct wal_damage
+{
+    uint64_t segment; /* 0: none */
+    uint64_t offset;
+    uint64_t first_index, last_index; /* 0: not known */
+    uint64_t records;                 /* of a torn batch with a good header */
+};
+
+/* Called for every valid batch in the order of the log, for tools. */
+typedef void (*wal_visit)(void* user, const struct wal_segment* segment, uint64_t offset,
+                          const uint8_t* batch, const struct wal_batch_header* h);
+
+struct wal_scan
+{
+    struct rguard_disk* disk;
+    const struct rguard_wal_options* options;
+    wal_visit visit;
+    void* visit_user;
+
+    uint32_t conditions; /* bits of enum wal_condition */
+    int error;           /* not a finding: out of memory, no permission */
+    struct wal_damage damage;
+    unsigned warnings;
+    char what[160]; /* one sentence about the first finding */
+    bool empty;     /* nothing of ours in the directory, or a creation that was cut short */
+
+    struct wal_meta meta;
+    bool have_meta;
+    bool meta_bad_copy;
+    uint64_t* sequences; /* of every segment file, ascending */
+    size_t n_sequences, sequences_capacity;
+    struct wal_segments segments;  /* those with good headers */
+    struct wal_segments leftovers; /* unfinished or obsolete files, to be removed */
+
+    uint8_t* buf; /* one segment */
+    size_t buf_bytes;
+
+    /* The log so far. */
+    struct wal_index index;
+    bool anchored; /* the index knows which record comes next */
+    uint64_t base_index, base_term, base_lsn;
+    struct wal_batch_header last; /* lsn 0: none */
+    size_t last_segment;          /* where it is, into segments */
+    uint64_t end;                 /* behind it; 0: no segment */
+    uint64_t last_index, last_term;
+    uint64_t acked_lsn; /* highest evidence */
+    uint64_t batches;
+
+    /* What lies behind the end so far: WAL_C_ROTTEN, _TORN, _STALE, _MISPLACED. */
+    uint32_t gap;
+    struct wal_damage gap_damage;
+    uint64_t gap_known_end; /* LSN: end of a damaged batch whose header is good */
+};
+
+void rguard__wal_scan(struct wal_scan* s);
+void rguard__wal_find(struct wal_scan* s, uint32_t condition, uint64_t segment, uint64_t offset,
+                      const char* format, ...) __attribute__((format(printf, 5, 6)));
+/* walk.c: segment @k is in s->buf; and the end, when all of them have been. */
+void rguard__wal_walk(struct wal_scan* s, size_t k);
+void rguard__wal_walk_end(struct wal_scan* s);
+void rguard__wal_scan_free(struct wal_scan* s);
+bool rguard__wal_foreign(struct rguard_disk* disk);
+void rguard__wal_report(const struct wal_scan* s, struct rguard_wal_report* report);
+int rguard__wal_verdict_error(uint32_t verdict);
+/* Zeroes what lies behind the end, durably. */
+int rguard__wal_cut(struct wal_scan* s);
+/* Scans a directory that another process may be writing to, until two scans agree. */
+void rguard__wal_scan_stable(struct wal_scan* s, struct rguard_wal_report* report);
+
+#endif
