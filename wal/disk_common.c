@@ -328,7 +328,7 @@ static int read_contents(struct rguard_disk* d, struct rguard_file* f, size_t si
     if (all == NULL) {
         return -ENOMEM;
     }
-    struct trailer t;
+    struct trailer t = {0};
     int64_t got = d->ops->read(d, f, all, size, 0);
     int rc = got < 0 ? (int)got : 0;
     if (rc == 0 && (size_t)got == size) {

@@ -5,7 +5,6 @@
 #include "format_internal.h"
 
 #include <raftguard/disk.h>
-#include <raftguard/failpoint.h>
 #include <raftguard/wal.h>
 
 /* The handle, and what its files say to each other:
@@ -20,8 +19,6 @@
  *     recover.c   the verdict table, the report, cutting a torn tail
  *     read.c      records back from disk, statistics */
 
-#undef RGUARD_FP_NEGERR
-#define RGUARD_FP_NEGERR(name, desc) 0
 /* ---- index ---- */
 
 struct wal_entry
