@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Three real replicas in one process: election, replication, restart, snapshots, and the way of one fault. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <raftguard/failpoint.h>
+
+#include "cluster.h"
+
+static bool alike(struct cluster *c)
+{
+    return cluster_has_leader(c) && cluster_alike(c);
+}
+
+static void up_all(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->n; i++) {
+        cluster_up(c, i);
+    }
+}
+
+static void down_all(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->n; i++) {
+        cluster_down(c, i);
+    }
+}
+
+static void start_all(struct cluster *c, unsigned n)
+{
+    cluster_init(c, n);
+    up_all(c);
+    assert_true(cluster_until(c, cluster_has_leader, 5000));
+}
+
+static void test_single_node(void **state)
+{
+    struct cluster c;
+    (void)state;
+    start_all(&c, 1);
+    assert_int_equal(cluster_write(&c, 20, 1), 20);
+    cluster_down(&c, 0);
+    cluster_up(&c, 0);
+    assert_true(cluster_until(&c, alike, 3000));
+    cluster_destroy(&c);
+}
+
+static void test_replicates_and_restarts(void **state)
+{
+    struct cluster c;
+    (void)state;
+    start_all(&c, 3);
+    assert_int_equal(cluster_write(&c, 300, 7), 300);
+    assert_true(cluster_until(&c, alike, 3000));
+    uint64_t digest = cluster_info(&c, 0).digest;
+    down_all(&c);
+    up_all(&c);
+    assert_true(cluster_until(&c, alike, 5000));
+    assert_true(cluster_info(&c, 1).digest == digest);
+    assert_int_equal(cluster_write(&c, 10, 8), 10);
+    cluster_destroy(&c);
+}
+
+static unsigned old_leader;
+
+static bool another_leads(struct cluster *c)
+{
+    int l = cluster_leader(c);
+    return l >= 0 && l != (int)old_leader;
+}
+
+/* With a timeout of five seconds only a notice can explain a new leader within two. */
+static void test_clean_close_hands_over(void **state)
+{
+    struct cluster c;
+    (void)state;
+    cluster_init(&c, 3);
+    c.election_ms = 5000;
+    c.heartbeat_ms = 50;
+    up_all(&c);
+    assert_true(cluster_until(&c, cluster_has_leader, 30000));
+    cluster_write(&c, 10, 3);
+    old_leader = (unsigned)cluster_leader(&c);
+    cluster_down(&c, old_leader);
+    assert_true(cluster_until(&c, another_leads, 2000));
+    assert_int_equal(cluster_info(&c, (unsigned)cluster_leader(&c)).elections_by_notice, 1);
+    assert_int_equal(cluster_write(&c, 10, 3), 10);
+    cluster_destroy(&c);
+}
+
+/* Arms a site that all nodes of this process share; the first apply of the next entry is the leader's. */
+static void fault_on_leader(const char *site, const char *program, unsigned violations)
+{
+    struct cluster c;
+    start_all(&c, 3);
+    assert_int_equal(cluster_write(&c, 50, 5), 50);
+    assert_true(cluster_until(&c, alike, 3000));
+    old_leader = (unsigned)cluster_leader(&c);
+    assert_int_equal(rguard_fp_set(site, program, NULL), 0);
+    cluster_write(&c, 1, 9);
+    assert_true(cluster_until(&c, another_leads, 1000));
+    assert_true(cluster_until(&c, alike, 3000));
+    struct rguard_replica_info info = cluster_info(&c, old_leader);
+    assert_int_equal(info.violations, violations);
+    assert_int_equal(info.rewinds, violations);
+    assert_int_equal(info.notices_sent, 1);
+    assert_int_equal(info.ladder, RGUARD_LADDER_SERVING);
+    assert_int_equal(cluster_write(&c, 20, 5), 20);
+    assert_true(cluster_until(&c, alike, 3000));
+    rguard_fp_off_all();
+    cluster_destroy(&c);
+}
+
+static void test_overrun_on_leader(void **state)
+{
+    (void)state;
+    fault_on_leader("test/apply", "1*overrun(8)", 1);
+}
+
+static void test_double_free_on_leader(void **state)
+{
+    (void)state;
+    fault_on_leader("test/apply", "1*double_free", 1);
+}
+
+static void test_rollback_site(void **state)
+{
+    (void)state;
+    fault_on_leader("raftlog/rollback", "1*return(1)", 1);
+}
+
+static void test_reelect_site(void **state)
+{
+    (void)state;
+    fault_on_leader("raftlog/reelect", "1*return(1)", 0);
+}
+
+/* A lagging follower is brought back by a snapshot; a restart loads snapshot and log. */
+static void test_snapshots(void **state)
+{
+    struct cluster c;
+    (void)state;
+    cluster_init(&c, 3);
+    c.snapshot_threshold = 50;
+    c.snapshot_trailing = 10;
+    up_all(&c);
+    assert_true(cluster_until(&c, cluster_has_leader, 5000));
+    unsigned lagging = ((unsigned)cluster_leader(&c) + 1) % 3;
+    cluster_down(&c, lagging);
+    for (int k = 0; k < 10; k++) {
+        cluster_write(&c, 50, 2);
+    }
+    cluster_up(&c, lagging);
+    assert_true(cluster_until(&c, alike, 10000));
+    assert_true(c.nodes[lagging].engine.restored >= 1);
+    down_all(&c);
+    up_all(&c);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(c.nodes[i].engine.restored, 1);
+    }
+    assert_true(cluster_until(&c, alike, 5000));
+    cluster_destroy(&c);
+}
+
+static void on_read(void *user, int status)
+{
+    struct cluster *c = user;
+    c->read_done = true;
+    c->read_status = status;
+}
+
+static bool read_done(struct cluster *c)
+{
+    return c->read_done;
+}
+
+static void test_reads(void **state)
+{
+    struct cluster c;
+    (void)state;
+    start_all(&c, 3);
+    unsigned l = (unsigned)cluster_leader(&c);
+    assert_int_equal(rguard_read_barrier(c.nodes[(l + 1) % 3].rep, on_read, &c),
+                     RGUARD_ENOTLEADER);
+    assert_int_equal(rguard_read_barrier(c.nodes[l].rep, on_read, &c), 0);
+    assert_true(cluster_until(&c, read_done, 2000));
+    assert_int_equal(c.read_status, 0);
+    /* Alone, a leader cannot answer. */
+    cluster_down(&c, (l + 1) % 3);
+    cluster_down(&c, (l + 2) % 3);
+    c.read_done = false;
+    if (rguard_read_barrier(c.nodes[l].rep, on_read, &c) == 0) {
+        assert_true(cluster_until(&c, read_done, 3000));
+        assert_int_not_equal(c.read_status, 0);
+    }
+    cluster_destroy(&c);
+}
+
+static int failed_write_child(const char *site)
+{
+    struct cluster c;
+    start_all(&c, 3);
+    cluster_write(&c, 10, 1);
+    char config[64];
+    snprintf(config, sizeof config, "%s=1*errno(EIO)", site);
+    if (rguard_fp_configure(config, NULL) != 0) {
+        return 3;
+    }
+    cluster_write(&c, 10, 1);
+    cluster_run(&c, 2000);
+    return 0; /* not reached: the replica whose write failed ends the process */
+}
+
+/* D1, D2: a replica whose log failed does not go on as if nothing had happened. */
+static void test_failed_write_ends_the_process(void **state)
+{
+    static const char *const sites[] = {"wal/append", "wal/write"};
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (getenv("RGUARD_TEST_VERBOSE") == NULL) {
+                close(STDERR_FILENO);
+            }
+            signal(SIGABRT, SIG_DFL);
+            _exit(failed_write_child(sites[i]));
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    }
+}
+
+static void test_sigpipe_is_ignored(void **state)
+{
+    struct cluster c;
+    struct sigaction sa;
+    (void)state;
+    signal(SIGPIPE, SIG_DFL);
+    start_all(&c, 1);
+    assert_int_equal(sigaction(SIGPIPE, NULL, &sa), 0);
+    assert_ptr_equal(sa.sa_handler, SIG_IGN);
+    cluster_destroy(&c);
+}
+
+static void test_bad_options(void **state)
+{
+    struct cluster c;
+    char err[256];
+    rguard_replica *rep = NULL;
+    (void)state;
+    start_all(&c, 1);
+    struct rguard_engine engine = c.nodes[0].engine.engine;
+    engine.n_arenas = 0;
+    cluster_down(&c, 0);
+    struct rguard_replica_options o = {.size = sizeof o,
+                                       .raft = &c.nodes[0].raft,
+                                       .loop = &c.loop,
+                                       .dir = c.nodes[0].dir,
+                                       .id = 2,
+                                       .address = c.nodes[0].address,
+                                       .engine = &engine};
+    engine.digest = NULL;
+    assert_int_equal(rguard_replica_open(&o, &rep, err, sizeof err), RGUARD_EFOREIGN);
+    assert_non_null(strstr(err, "1"));
+    o.id = 1;
+    o.address = "10.0.0.1:7000";
+    assert_int_equal(rguard_replica_open(&o, &rep, err, sizeof err), RGUARD_EREFUSED);
+    o.address = "127.0.0.1:nonsense";
+    assert_int_equal(rguard_replica_open(&o, &rep, err, sizeof err), -EINVAL);
+    o.address = c.nodes[0].address;
+    o.dir = "/nonexistent/raftguard";
+    assert_int_equal(rguard_replica_open(&o, &rep, err, sizeof err), -ENOENT);
+    assert_null(rep);
+    cluster_destroy(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_single_node),
+        cmocka_unit_test(test_replicates_and_restarts),
+        cmocka_unit_test(test_clean_close_hands_over),
+        cmocka_unit_test(test_overrun_on_leader),
+        cmocka_unit_test(test_double_free_on_leader),
+        cmocka_unit_test(test_rollback_site),
+        cmocka_unit_test(test_reelect_site),
+        cmocka_unit_test(test_snapshots),
+        cmocka_unit_test(test_reads),
+        cmocka_unit_test(test_failed_write_ends_the_process),
+        cmocka_unit_test(test_sigpipe_is_ignored),
+        cmocka_unit_test(test_bad_options),
+    };
+    return cmocka_run_group_tests_name("replica", tests, NULL, NULL);
+}
