@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Three real replicas in one process: election, replication, restart, snapshots, and the way of one fault. */
+/* Three real replicas in one process: election, replication, restart, snapshots, and the way of one
+ * fault. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -15,33 +16,33 @@
 
 #include "cluster.h"
 
-static bool alike(struct cluster *c)
+static bool alike(struct cluster* c)
 {
     return cluster_has_leader(c) && cluster_alike(c);
 }
 
-static void up_all(struct cluster *c)
+static void up_all(struct cluster* c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cluster_up(c, i);
     }
 }
 
-static void down_all(struct cluster *c)
+static void down_all(struct cluster* c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cluster_down(c, i);
     }
 }
 
-static void start_all(struct cluster *c, unsigned n)
+static void start_all(struct cluster* c, unsigned n)
 {
     cluster_init(c, n);
     up_all(c);
     assert_true(cluster_until(c, cluster_has_leader, 5000));
 }
 
-static void test_single_node(void **state)
+static void test_single_node(void** state)
 {
     struct cluster c;
     (void)state;
@@ -53,7 +54,7 @@ static void test_single_node(void **state)
     cluster_destroy(&c);
 }
 
-static void test_replicates_and_restarts(void **state)
+static void test_replicates_and_restarts(void** state)
 {
     struct cluster c;
     (void)state;
@@ -71,14 +72,14 @@ static void test_replicates_and_restarts(void **state)
 
 static unsigned old_leader;
 
-static bool another_leads(struct cluster *c)
+static bool another_leads(struct cluster* c)
 {
     int l = cluster_leader(c);
     return l >= 0 && l != (int)old_leader;
 }
 
 /* With a timeout of five seconds only a notice can explain a new leader within two. */
-static void test_clean_close_hands_over(void **state)
+static void test_clean_close_hands_over(void** state)
 {
     struct cluster c;
     (void)state;
@@ -96,8 +97,9 @@ static void test_clean_close_hands_over(void **state)
     cluster_destroy(&c);
 }
 
-/* Arms a site that all nodes of this process share; the first apply of the next entry is the leader's. */
-static void fault_on_leader(const char *site, const char *program, unsigned violations)
+/* Arms a site that all nodes of this process share; the first apply of the next entry is the
+ * leader's. */
+static void fault_on_leader(const char* site, const char* program, unsigned violations)
 {
     struct cluster c;
     start_all(&c, 3);
@@ -119,32 +121,32 @@ static void fault_on_leader(const char *site, const char *program, unsigned viol
     cluster_destroy(&c);
 }
 
-static void test_overrun_on_leader(void **state)
+static void test_overrun_on_leader(void** state)
 {
     (void)state;
     fault_on_leader("test/apply", "1*overrun(8)", 1);
 }
 
-static void test_double_free_on_leader(void **state)
+static void test_double_free_on_leader(void** state)
 {
     (void)state;
     fault_on_leader("test/apply", "1*double_free", 1);
 }
 
-static void test_rollback_site(void **state)
+static void test_rollback_site(void** state)
 {
     (void)state;
     fault_on_leader("raftlog/rollback", "1*return(1)", 1);
 }
 
-static void test_reelect_site(void **state)
+static void test_reelect_site(void** state)
 {
     (void)state;
     fault_on_leader("raftlog/reelect", "1*return(1)", 0);
 }
 
 /* A lagging follower is brought back by a snapshot; a restart loads snapshot and log. */
-static void test_snapshots(void **state)
+static void test_snapshots(void** state)
 {
     struct cluster c;
     (void)state;
@@ -170,26 +172,25 @@ static void test_snapshots(void **state)
     cluster_destroy(&c);
 }
 
-static void on_read(void *user, int status)
+static void on_read(void* user, int status)
 {
-    struct cluster *c = user;
+    struct cluster* c = user;
     c->read_done = true;
     c->read_status = status;
 }
 
-static bool read_done(struct cluster *c)
+static bool read_done(struct cluster* c)
 {
     return c->read_done;
 }
 
-static void test_reads(void **state)
+static void test_reads(void** state)
 {
     struct cluster c;
     (void)state;
     start_all(&c, 3);
     unsigned l = (unsigned)cluster_leader(&c);
-    assert_int_equal(rguard_read_barrier(c.nodes[(l + 1) % 3].rep, on_read, &c),
-                     RGUARD_ENOTLEADER);
+    assert_int_equal(rguard_read_barrier(c.nodes[(l + 1) % 3].rep, on_read, &c), RGUARD_ENOTLEADER);
     assert_int_equal(rguard_read_barrier(c.nodes[l].rep, on_read, &c), 0);
     assert_true(cluster_until(&c, read_done, 2000));
     assert_int_equal(c.read_status, 0);
@@ -204,7 +205,7 @@ static void test_reads(void **state)
     cluster_destroy(&c);
 }
 
-static int failed_write_child(const char *site)
+static int failed_write_child(const char* site)
 {
     struct cluster c;
     start_all(&c, 3);
@@ -220,9 +221,9 @@ static int failed_write_child(const char *site)
 }
 
 /* D1, D2: a replica whose log failed does not go on as if nothing had happened. */
-static void test_failed_write_ends_the_process(void **state)
+static void test_failed_write_ends_the_process(void** state)
 {
-    static const char *const sites[] = {"wal/append", "wal/write"};
+    static const char* const sites[] = {"wal/append", "wal/write"};
     (void)state;
     for (unsigned i = 0; i < 2; i++) {
         pid_t pid = fork();
@@ -239,7 +240,7 @@ static void test_failed_write_ends_the_process(void **state)
     }
 }
 
-static void test_sigpipe_is_ignored(void **state)
+static void test_sigpipe_is_ignored(void** state)
 {
     struct cluster c;
     struct sigaction sa;
@@ -251,11 +252,11 @@ static void test_sigpipe_is_ignored(void **state)
     cluster_destroy(&c);
 }
 
-static void test_bad_options(void **state)
+static void test_bad_options(void** state)
 {
     struct cluster c;
     char err[256];
-    rguard_replica *rep = NULL;
+    rguard_replica* rep = NULL;
     (void)state;
     start_all(&c, 1);
     struct rguard_engine engine = c.nodes[0].engine.engine;
