@@ -63,8 +63,8 @@ static void poison_store(rguard_replica* rep, uint64_t index, uint64_t term, uin
     struct iovec iov = {bytes, sizeof bytes};
     int rv = rguard__disk_write_file(rep->disk, POISON_FILE, &iov, 1);
     if (rv != 0) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "cannot note the failing entry: %s",
-                    rguard_strerror(rv));
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "cannot note the failing entry: %s",
+                            rguard_strerror(rv));
     }
 }
 
@@ -164,10 +164,11 @@ static void poison(rguard_replica* rep, uint64_t term, uint64_t index)
     rguard__ladder_move(rep, RGUARD_LADDER_CONTAINED);
     rguard__step_down(rep);
     rguard__ladder_move(rep, RGUARD_LADDER_POISONED);
-    rguard__log(rep, RGUARD_LOG_ERROR,
-                "poisoned: entry %llu of term %llu failed %u times; nothing is applied any more, "
-                "the log is intact; fix the engine, then remove the file \"%s\" and restart",
-                (unsigned long long)index, (unsigned long long)term, rep->retry_count, POISON_FILE);
+    rguard__replica_log(
+        rep, RGUARD_LOG_ERROR,
+        "poisoned: entry %llu of term %llu failed %u times; nothing is applied any more, "
+        "the log is intact; fix the engine, then remove the file \"%s\" and restart",
+        (unsigned long long)index, (unsigned long long)term, rep->retry_count, POISON_FILE);
 }
 
 /* Rung R1. Returns when the entry may be applied again, or when the replica is POISONED. */
@@ -180,7 +181,7 @@ static void rewind_entry(rguard_replica* rep, struct rguard_violation* v, uint64
     rep->retry_index = index;
     v->repeat = rep->retry_count - 1;
     rguard_violation_text(v, text, sizeof text);
-    rguard__log(rep, RGUARD_LOG_ERROR, "%s", text);
+    rguard__replica_log(rep, RGUARD_LOG_ERROR, "%s", text);
     rguard__ladder_move(rep, RGUARD_LADDER_VIOLATED);
     if (rep->retry_count > 1) {
         poison(rep, term, index);
@@ -188,19 +189,20 @@ static void rewind_entry(rguard_replica* rep, struct rguard_violation* v, uint64
     }
     if (v->class_ != RGUARD_CLASS_PRECISE || rep->opt.policy != RGUARD_POLICY_REWIND) {
         poison_store(rep, index, term, rep->retry_count);
-        rguard__die(rep, v->class_ != RGUARD_CLASS_PRECISE ? "the state can no longer be trusted"
-                                                           : "policy is abort");
+        rguard__replica_die(rep, v->class_ != RGUARD_CLASS_PRECISE
+                                     ? "the state can no longer be trusted"
+                                     : "policy is abort");
     }
     rguard__ladder_move(rep, RGUARD_LADDER_CONTAINED);
     rguard__step_down(rep);
     int rv = verify_entry(rep, index, copy);
     rguard_trace(RGUARD_TRACE_WAL_VERIFIED, term, index, 0, index);
     if (rv != 0) {
-        rguard__die(rep, "the entry is damaged in memory and cannot be read from the log");
+        rguard__replica_die(rep, "the entry is damaged in memory and cannot be read from the log");
     }
     uint64_t digest = rep->engine.digest != NULL ? rep->engine.digest(rep->engine.user) : 0;
     if (digest != rep->digest && rep->engine.digest != NULL) {
-        rguard__die(rep, "the digest after the rollback is not the one of last_applied");
+        rguard__replica_die(rep, "the digest after the rollback is not the one of last_applied");
     }
     rguard__ladder_move(rep, RGUARD_LADDER_ROLLED_BACK);
     rep->rewinds++;
@@ -229,9 +231,9 @@ static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void**
             break;
         }
         if (rv != RGUARD_EVIOLATION) {
-            rguard__log(rep, RGUARD_LOG_ERROR, "engine cannot apply entry %llu: %s (%d)",
-                        (unsigned long long)index, rguard_strerror(rv), rv);
-            rguard__die(rep, "a replica that skips an entry has diverged");
+            rguard__replica_log(rep, RGUARD_LOG_ERROR, "engine cannot apply entry %llu: %s (%d)",
+                                (unsigned long long)index, rguard_strerror(rv), rv);
+            rguard__replica_die(rep, "a replica that skips an entry has diverged");
         }
         rewind_entry(rep, &v, term, index, &copy);
         if (rep->ladder == RGUARD_LADDER_POISONED) {
@@ -263,8 +265,8 @@ static void check_arenas(rguard_replica* rep)
         if (rguard_check(rep->engine.arenas[i], RGUARD_CHECK_FULL, &v) != 0) {
             char text[512];
             rguard_violation_text(&v, text, sizeof text);
-            rguard__log(rep, RGUARD_LOG_ERROR, "%s", text);
-            rguard__die(rep, "a damaged arena must not become a snapshot");
+            rguard__replica_log(rep, RGUARD_LOG_ERROR, "%s", text);
+            rguard__replica_die(rep, "a damaged arena must not become a snapshot");
         }
     }
 }
@@ -284,7 +286,8 @@ static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsign
     }
     int rv = rep->engine.snapshot(rep->engine.user, &data, &len);
     if (rv != 0) {
-        rguard__log(rep, RGUARD_LOG_WARN, "engine made no snapshot: %s", rguard_strerror(rv));
+        rguard__replica_log(rep, RGUARD_LOG_WARN, "engine made no snapshot: %s",
+                            rguard_strerror(rv));
         raft_free(*bufs);
         return RAFT_BUSY; /* libraft tries again later */
     }
@@ -314,7 +317,8 @@ static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf)
     }
     int rv = rep->engine.restore(rep->engine.user, buf->base, buf->len);
     if (rv != 0) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "engine refused the snapshot: %s", rguard_strerror(rv));
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "engine refused the snapshot: %s",
+                            rguard_strerror(rv));
         return RAFT_MALFORMED;
     }
     rep->digest = rep->engine.digest != NULL ? rep->engine.digest(rep->engine.user) : 0;

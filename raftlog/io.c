@@ -89,9 +89,10 @@ static int io_set_vote(struct raft_io* io, raft_id id)
 {
     rguard_replica* rep = replica_of(io);
     if (rep->meta_vote != 0 && rep->meta_vote != id) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "second vote in term %llu refused: %llu, had %llu",
-                    (unsigned long long)rep->meta_term, (unsigned long long)id,
-                    (unsigned long long)rep->meta_vote);
+        rguard__replica_log(rep, RGUARD_LOG_ERROR,
+                            "second vote in term %llu refused: %llu, had %llu",
+                            (unsigned long long)rep->meta_term, (unsigned long long)id,
+                            (unsigned long long)rep->meta_vote);
         return RAFT_INVALID;
     }
     rep->meta_dirty = rep->meta_dirty || rep->meta_vote != id;
@@ -110,8 +111,8 @@ static void storage_failed(rguard_replica* rep, int status, const char* what)
         return;
     }
     rep->dead = true;
-    rguard__log(rep, RGUARD_LOG_ERROR, "storage failed: %s: %s; %s", what, rguard_strerror(status),
-                "nothing more is accepted, the process restarts");
+    rguard__replica_log(rep, RGUARD_LOG_ERROR, "storage failed: %s: %s; %s", what,
+                        rguard_strerror(status), "nothing more is accepted, the process restarts");
     if (RGUARD_TEST_OFF("d1")) {
         return;
     }
@@ -185,7 +186,7 @@ static int io_append(struct raft_io* io, struct raft_io_append* req,
         return RAFT_IOERR;
     }
     if (!entries_intact(rep, entries, n)) {
-        rguard__die(rep, "a command was damaged in memory before it was appended");
+        rguard__replica_die(rep, "a command was damaged in memory before it was appended");
     }
     struct rguard_append_req* a = append_get(rep);
     if (a == NULL || reserve_records(rep, n) != 0) {
@@ -605,16 +606,17 @@ void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* b
     const char* address = m.server_address;
     int rv = address != NULL ? rguard__rpc_decode(type, body, len, &m) : RGUARD_EPROTO;
     if (rv != 0) {
-        rguard__log(rep, RGUARD_LOG_WARN, "message of type %u from peer %llu dropped: %s", type,
-                    (unsigned long long)peer, rguard_strerror(rv));
+        rguard__replica_log(rep, RGUARD_LOG_WARN, "message of type %u from peer %llu dropped: %s",
+                            type, (unsigned long long)peer, rguard_strerror(rv));
         return;
     }
     m.server_id = peer;
     m.server_address = address;
     if (m.type == RAFT_IO_APPEND_ENTRIES &&
         !entries_intact(rep, m.append_entries.entries, m.append_entries.n_entries)) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "peer %llu sent a command with a damaged envelope",
-                    (unsigned long long)peer);
+        rguard__replica_log(rep, RGUARD_LOG_ERROR,
+                            "peer %llu sent a command with a damaged envelope",
+                            (unsigned long long)peer);
         rguard__rpc_discard(&m);
         return;
     }

@@ -29,8 +29,9 @@ static void finish_if_quorum(rguard_replica* rep)
                  p->index);
     rep->net->disarm(rep->channel, RGUARD_TIMER_PROBE);
     rguard__ladder_move(rep, RGUARD_LADDER_SERVING);
-    rguard__log(rep, RGUARD_LOG_INFO, "probation ended: digest %016llx at index %llu agrees",
-                (unsigned long long)p->digest, (unsigned long long)p->index);
+    rguard__replica_log(rep, RGUARD_LOG_INFO,
+                        "probation ended: digest %016llx at index %llu agrees",
+                        (unsigned long long)p->digest, (unsigned long long)p->index);
 }
 
 /* Called inside fsm.apply: the first question waits until libraft has returned to the loop. */
@@ -68,8 +69,8 @@ void rguard__probation_ask(rguard_replica* rep)
     }
     choose_index(rep);
     if (rep->engine.digest == NULL || p->index == 0) {
-        rguard__log(rep, RGUARD_LOG_WARN,
-                    "probation ends without a comparison: the engine has no digest");
+        rguard__replica_log(rep, RGUARD_LOG_WARN,
+                            "probation ends without a comparison: the engine has no digest");
         p->n_agreed = voters(r);
     }
     finish_if_quorum(rep);
@@ -109,11 +110,11 @@ static void count(rguard_replica* rep, uint64_t peer, uint64_t index, uint64_t d
         return;
     }
     if (digest != p->digest) {
-        rguard__log(rep, RGUARD_LOG_ERROR,
-                    "diverged: digest %016llx at index %llu, peer %llu has %016llx",
-                    (unsigned long long)p->digest, (unsigned long long)index,
-                    (unsigned long long)peer, (unsigned long long)digest);
-        rguard__die(rep, "content digest differs from a peer's after a rollback");
+        rguard__replica_log(rep, RGUARD_LOG_ERROR,
+                            "diverged: digest %016llx at index %llu, peer %llu has %016llx",
+                            (unsigned long long)p->digest, (unsigned long long)index,
+                            (unsigned long long)peer, (unsigned long long)digest);
+        rguard__replica_die(rep, "content digest differs from a peer's after a rollback");
     }
     for (unsigned i = 0; i < p->n_agreed; i++) {
         if (p->agreed[i] == peer) {

@@ -218,7 +218,7 @@ struct rguard_replica
     uint64_t bad_envelopes, send_dropped;
 };
 
-void rguard__log(rguard_replica* rep, int level, const char* fmt, ...)
+void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* replica.c: every call from the loop into libraft stands between these; the outermost end settles.
@@ -226,7 +226,7 @@ void rguard__log(rguard_replica* rep, int level, const char* fmt, ...)
 void rguard__turn_begin(rguard_replica* rep);
 void rguard__turn_end(rguard_replica* rep);
 /* Records, sends the notice if this node leads, and ends the process with SIGABRT: rung R3. */
-__attribute__((noreturn)) void rguard__die(rguard_replica* rep, const char* why);
+__attribute__((noreturn)) void rguard__replica_die(rguard_replica* rep, const char* why);
 
 /* io.c */
 void rguard__io_init(rguard_replica* rep);

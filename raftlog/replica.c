@@ -25,7 +25,7 @@
 /* ---- log, names -------------------------------------------------------------------------------
  */
 
-void rguard__log(rguard_replica* rep, int level, const char* fmt, ...)
+void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
 {
     char line[768];
     va_list args;
@@ -40,7 +40,7 @@ void rguard__log(rguard_replica* rep, int level, const char* fmt, ...)
 
 static void on_channel_log(void* user, int level, const char* line)
 {
-    rguard__log(user, level, "%s", line);
+    rguard__replica_log(user, level, "%s", line);
 }
 
 const char* rguard_role_name(int role)
@@ -49,9 +49,9 @@ const char* rguard_role_name(int role)
     return role >= RGUARD_ROLE_FOLLOWER && role <= RGUARD_ROLE_CONTAINED ? names[role] : names[0];
 }
 
-void rguard__die(rguard_replica* rep, const char* why)
+void rguard__replica_die(rguard_replica* rep, const char* why)
 {
-    rguard__log(rep, RGUARD_LOG_ERROR, "the process ends: %s", why);
+    rguard__replica_log(rep, RGUARD_LOG_ERROR, "the process ends: %s", why);
     rguard__gasp(rep);
     if (rguard__ladder_allows(rep->ladder, RGUARD_LADDER_GASPED)) {
         rguard__ladder_move(rep, RGUARD_LADDER_GASPED);
@@ -77,7 +77,7 @@ static void became_leader(rguard_replica* rep)
 {
     struct raft* r = rep->raft;
     rguard_trace(RGUARD_TRACE_LEADER, r->current_term, rguard__log_last(r), 0, 0);
-    rguard__log(rep, RGUARD_LOG_INFO, "leader of term %llu", r->current_term);
+    rguard__replica_log(rep, RGUARD_LOG_INFO, "leader of term %llu", r->current_term);
     rguard__handover_lead(rep);
     RGUARD_ASSERT(!rep->term_barrier_busy);
     rep->term_barrier.data = rep;
@@ -86,7 +86,8 @@ static void became_leader(rguard_replica* rep)
     int rv = raft_barrier(r, &rep->term_barrier, on_term_barrier);
     if (rv != 0) {
         rep->term_barrier_busy = false;
-        rguard__log(rep, RGUARD_LOG_ERROR, "no barrier in the new term: %s", raft_strerror(rv));
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "no barrier in the new term: %s",
+                            raft_strerror(rv));
         rguard__step_down(rep);
         return;
     }
@@ -98,8 +99,8 @@ static void became_follower(rguard_replica* rep, uint64_t leader)
     const struct raft* r = rep->raft;
     rguard_trace(RGUARD_TRACE_FOLLOWER, r->current_term, rguard__log_last(r), leader, 0);
     if (leader != 0) {
-        rguard__log(rep, RGUARD_LOG_INFO, "follower of %llu in term %llu",
-                    (unsigned long long)leader, r->current_term);
+        rguard__replica_log(rep, RGUARD_LOG_INFO, "follower of %llu in term %llu",
+                            (unsigned long long)leader, r->current_term);
     }
 }
 
@@ -158,12 +159,12 @@ static bool same(const struct fingerprint* a, const struct fingerprint* b)
 static void judge(rguard_replica* rep)
 {
     if (rep->dead) {
-        rguard__die(rep, "its storage failed");
+        rguard__replica_die(rep, "its storage failed");
     }
     if (rep->raft->state == RAFT_UNAVAILABLE && rep->ladder != RGUARD_LADDER_POISONED) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "libraft became unavailable: %s",
-                    rep->raft->errmsg[0] != '\0' ? rep->raft->errmsg : "no message");
-        rguard__die(rep, "libraft cannot continue");
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "libraft became unavailable: %s",
+                            rep->raft->errmsg[0] != '\0' ? rep->raft->errmsg : "no message");
+        rguard__replica_die(rep, "libraft cannot continue");
     }
 }
 
@@ -609,8 +610,9 @@ static int open_storage(rguard_replica* rep, char* errmsg, size_t cap)
                     rep->wal_report.message[0] != '\0' ? ": " : "", rep->wal_report.message);
     }
     if (rep->wal_report.message[0] != '\0') {
-        rguard__log(rep, RGUARD_LOG_WARN, "log: %s: %s",
-                    rguard_wal_verdict_name(rep->wal_report.verdict), rep->wal_report.message);
+        rguard__replica_log(rep, RGUARD_LOG_WARN, "log: %s: %s",
+                            rguard_wal_verdict_name(rep->wal_report.verdict),
+                            rep->wal_report.message);
     }
     rv = rguard__disk_open(rep->opt.dir, "sync", &rep->disk);
     if (rv != 0) {

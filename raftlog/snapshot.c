@@ -234,8 +234,8 @@ int rguard__snapshot_load(rguard_replica* rep, struct raft_snapshot** out)
     char bad[64];
     int rv = load_newest(rep->disk, out, bad);
     if (bad[0] != '\0') {
-        rguard__log(rep, RGUARD_LOG_ERROR, "%s is damaged and is kept as it is%s", bad,
-                    rv == 0 ? "; an older snapshot is used" : "");
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "%s is damaged and is kept as it is%s", bad,
+                            rv == 0 ? "; an older snapshot is used" : "");
     }
     return rv;
 }
@@ -295,8 +295,8 @@ static void put_done(void* user)
         p->status = trim_log(rep, p->snapshot, p->trailing);
     }
     if (p->status != 0) {
-        rguard__log(rep, RGUARD_LOG_ERROR, "snapshot at index %llu not stored: %s",
-                    (unsigned long long)p->snapshot->index, rguard_strerror(p->status));
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "snapshot at index %llu not stored: %s",
+                            (unsigned long long)p->snapshot->index, rguard_strerror(p->status));
     }
     p->cb(p->req, p->status == 0 ? 0 : RAFT_IOERR);
     free(p);

@@ -78,20 +78,20 @@ static bool another_leads(struct cluster* c)
     return l >= 0 && l != (int)old_leader;
 }
 
-/* With a timeout of five seconds only a notice can explain a new leader within two. */
+/* With a timeout of 1.5 s only a notice can explain a new leader within 0.7 s. */
 static void test_clean_close_hands_over(void** state)
 {
     struct cluster c;
     (void)state;
     cluster_init(&c, 3);
-    c.election_ms = 5000;
+    c.election_ms = 1500;
     c.heartbeat_ms = 50;
     up_all(&c);
     assert_true(cluster_until(&c, cluster_has_leader, 30000));
     cluster_write(&c, 10, 3);
     old_leader = (unsigned)cluster_leader(&c);
     cluster_down(&c, old_leader);
-    assert_true(cluster_until(&c, another_leads, 2000));
+    assert_true(cluster_until(&c, another_leads, 700));
     assert_int_equal(cluster_info(&c, (unsigned)cluster_leader(&c)).elections_by_notice, 1);
     assert_int_equal(cluster_write(&c, 10, 3), 10);
     cluster_destroy(&c);
