@@ -113,12 +113,7 @@ static void storage_failed(rguard_replica* rep, int status, const char* what)
     rep->dead = true;
     rguard__replica_log(rep, RGUARD_LOG_ERROR, "storage failed: %s: %s; %s", what,
                         rguard_strerror(status), "nothing more is accepted, the process restarts");
-    if (RGUARD_TEST_OFF("d1")) {
-        return;
-    }
-    if (rep->raft->state == RAFT_LEADER) {
-        rguard__gasp(rep);
-    }
+    rguard__gasp(rep);
     if (rep->ladder == RGUARD_LADDER_SERVING || rep->ladder == RGUARD_LADDER_PROBATION) {
         rguard__ladder_move(rep, RGUARD_LADDER_VIOLATED);
         rguard__ladder_move(rep, RGUARD_LADDER_CONTAINED);
@@ -134,11 +129,11 @@ static void append_done(void* user, int status)
     a->next = rep->append_free;
     rep->append_free = a;
     rep->appends_in_flight--;
-    if (status != 0 && status != RGUARD_ECANCELED) {
+    if (status != 0) {
         storage_failed(rep, status, "log append");
-        rguard__step_down(rep);
+        return; /* the turn that this is part of ends the process */
     }
-    cb(req, status == 0 ? 0 : RAFT_IOERR);
+    cb(req, 0);
 }
 
 static struct rguard_append_req* append_get(rguard_replica* rep)
@@ -239,7 +234,6 @@ void rguard__io_wal_turn(rguard_replica* rep)
 {
     if (rep->wal != NULL && rguard_wal_process(rep->wal) != 0 && !rep->dead) {
         storage_failed(rep, rguard_wal_poisoned(rep->wal), "log");
-        rguard__step_down(rep);
     }
 }
 

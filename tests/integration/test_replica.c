@@ -124,6 +124,9 @@ static void fault_on_leader(const char* site, const char* program, unsigned viol
 static void test_overrun_on_leader(void** state)
 {
     (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* ASan reports the store before it traps, and ends the process: asan-ci/ judges that */
+#endif
     fault_on_leader("test/apply", "1*overrun(8)", 1);
 }
 
@@ -236,7 +239,9 @@ static void test_failed_write_ends_the_process(void** state)
         }
         int status;
         assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT) {
+            fail_msg("%s: child ended with status 0x%x", sites[i], (unsigned)status);
+        }
     }
 }
 
