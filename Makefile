@@ -166,6 +166,13 @@ KV_UNIT_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(filter-out examples/kv/main.c,$(KV_
 $(B)/tests/%: $(B)/obj/tests/%.o $(TESTLIB_OBJ) $(KV_UNIT_OBJ) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$< $(TESTLIB_OBJ) $(KV_UNIT_OBJ),-lcmocka)
+# So are the pure parts of the harness.
+CONV_UNIT_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(filter-out \
+    $(addprefix tests/converge/,main.c run.c cluster.c evidence.c),$(CONV_SRC)))
+$(B)/obj/tests/unit/test_converge_%.o: CPPFLAGS += -Itests/converge
+$(B)/tests/unit/test_converge_%: $(B)/obj/tests/unit/test_converge_%.o $(CONV_UNIT_OBJ) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,$< $(CONV_UNIT_OBJ),-lcmocka -lm)
 
 tests: tools $(TESTS)
 
