@@ -174,8 +174,7 @@ void rguard__handover_acked(rguard_replica* rep, uint64_t peer, uint64_t index)
 
 /* ---- the following side ---------------------------------------------------------------------- */
 
-/* Followers in order of what they acknowledged, then of id; the position of this node among them.
- */
+/* Followers in order of what they acknowledged, then of id; the position of this node among them. */
 static unsigned own_rank(uint64_t self, const uint8_t* hints, uint32_t n)
 {
     uint64_t own_acked = 0;

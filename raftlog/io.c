@@ -159,8 +159,7 @@ static int reserve_records(rguard_replica* rep, unsigned n)
     return 0;
 }
 
-/* A command whose envelope is damaged before it ever reached the disk: this node's memory is bad.
- */
+/* A command whose envelope is damaged before it ever reached the disk: this node's memory is bad. */
 static bool entries_intact(rguard_replica* rep, const struct raft_entry* entries, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {

@@ -62,8 +62,7 @@ void rguard__replica_die(rguard_replica* rep, const char* why)
 
 static void finish_close(rguard_replica* rep);
 
-/* D11: the barrier of the new term; also what makes entries of older terms commit without traffic.
- */
+/* D11: the barrier of the new term; also what makes entries of older terms commit without traffic. */
 static void on_term_barrier(struct raft_barrier* req, int status)
 {
     rguard_replica* rep = req->data;
