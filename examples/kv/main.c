@@ -217,9 +217,6 @@ static int check_settings(const struct settings* set)
         return complain(EXIT_USAGE, "usage",
                         "--id, --listen, --peers and --dir are needed (--help)");
     }
-    if (!set->bare) {
-        return complain(EXIT_USAGE, "--raft guarded", "not in this build; use --raft bare");
-    }
     if (own_address(set) == NULL) {
         return complain(EXIT_USAGE, "--peers", "this node's --id is not among them");
     }
@@ -327,15 +324,18 @@ static int make_directory(const char* dir)
     return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
 }
 
-/* The node's log is where a violation must be found afterwards. */
-static void log_violations(void)
+/* The node's log is where a violation must be found afterwards. Those of a window (index != 0) have
+ * been logged by the replica when it dealt with them. */
+static void log_violations(const struct program* p)
 {
     struct rguard_violation v;
     uint64_t lost = 0;
-    while (rguard_violation_next(&v, &lost) == 1) {
+    while (p->ops == &kv_backend_guarded && rguard_violation_next(&v, &lost) == 1) {
         char line[512];
         (void)rguard_violation_text(&v, line, sizeof line);
-        kv_log(RGUARD_LOG_ERROR, "%s", line);
+        if (v.index == 0) {
+            kv_log(RGUARD_LOG_ERROR, "%s", line);
+        }
     }
     if (lost > 0) {
         kv_log(RGUARD_LOG_ERROR, "%llu violation records were overwritten before they were read",
@@ -345,8 +345,7 @@ static void log_violations(void)
 
 static void on_turn(uv_prepare_t* turn)
 {
-    (void)turn;
-    log_violations();
+    log_violations(turn->data);
 }
 
 static void on_signal(uv_signal_t* handle, int signum)
@@ -427,7 +426,7 @@ static int run(struct program* p, const struct settings* set)
 {
     char errmsg[512] = "unknown";
     int code = EXIT_SUCCESS;
-    p->ops = &kv_backend_bare;
+    p->ops = set->bare ? &kv_backend_bare : &kv_backend_guarded;
     uv_loop_init(&p->loop);
     if (open_all(p, set, errmsg, sizeof errmsg) != 0) {
         fprintf(stderr, "rguard-kv: %s\n", errmsg);
@@ -436,7 +435,7 @@ static int run(struct program* p, const struct settings* set)
         uv_signal_init(&p->loop, &p->term);
         uv_signal_init(&p->loop, &p->interrupt);
         uv_prepare_init(&p->loop, &p->turn);
-        p->term.data = p->interrupt.data = p;
+        p->term.data = p->interrupt.data = p->turn.data = p;
         uv_signal_start(&p->term, on_signal, SIGTERM);
         uv_signal_start(&p->interrupt, on_signal, SIGINT);
         uv_prepare_start(&p->turn, on_turn);
@@ -444,7 +443,7 @@ static int run(struct program* p, const struct settings* set)
                set->listen, own_address(set), set->dir);
     }
     uv_run(&p->loop, UV_RUN_DEFAULT);
-    log_violations();
+    log_violations(p);
     kv_engine_close(p->engine);
     (void)uv_loop_close(&p->loop);
     return code;

@@ -29,12 +29,12 @@ struct node
 {
     pid_t pid; /* 0: not running */
     int port;  /* RESP */
-    const char* failpoints;
 };
 
 struct cluster
 {
-    const char* mode;
+    const char* mode; /* --raft */
+    const char* off;  /* NULL, or detectors switched off in a test build */
     char dir[64];
     char peers[128];
     struct node nodes[NODES];
@@ -75,23 +75,30 @@ static void free_ports(int* ports, size_t n)
     }
 }
 
-/* Starts rguard-kv with @argv and standard error in @log. */
-static pid_t spawn(char* const argv[], const char* log, const char* failpoints)
+/* Starts @program with standard error in @log and @env, name and value in turn, in the environment.
+ */
+static pid_t spawn(const char* program, char* const argv[], const char* log,
+                   const char* const env[])
 {
-    char program[512];
-    snprintf(program, sizeof program, "%s/rguard-kv", getenv("RGUARD_BIN"));
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
         dup2(fd, STDERR_FILENO);
-        if (failpoints != NULL) {
-            setenv("RGUARD_FAILPOINTS", failpoints, 1);
+        for (; env[0] != NULL; env += 2) {
+            setenv(env[0], env[1], 1);
         }
         execv(program, argv);
         _exit(127);
     }
     return pid;
+}
+
+static const char* tool(const char* build, const char* name)
+{
+    static char path[512];
+    snprintf(path, sizeof path, "%s/%s", getenv(build), name);
+    return path;
 }
 
 /* The exit code, 128 + the signal, or -1 when it still runs after PATIENCE_S. */
@@ -108,7 +115,7 @@ static int wait_exit(pid_t pid)
 
 static void start_node(struct cluster* c, int i)
 {
-    char id[16], listen_on[32], dir[96], log[96];
+    char id[16], listen_on[32], dir[96], log[96], sock[96];
     snprintf(id, sizeof id, "%d", i + 1);
     snprintf(listen_on, sizeof listen_on, "127.0.0.1:%d", c->nodes[i].port);
     snprintf(dir, sizeof dir, "%s/%d", c->dir, i + 1);
@@ -131,8 +138,13 @@ static void start_node(struct cluster* c, int i)
                     "--snapshot-threshold",
                     "300",
                     NULL};
+    snprintf(sock, sizeof sock, "%s/sock%d", c->dir, i + 1);
+    const char* env[] = {"RGUARD_FAILPOINTS_SOCK", sock, "RGUARD_TEST_OFF", c->off, NULL};
+    env[2] = c->off != NULL ? env[2] : NULL;
     assert_int_equal(c->nodes[i].pid, 0);
-    c->nodes[i].pid = spawn(argv, log, c->nodes[i].failpoints);
+    unlink(sock); /* of one that was killed */
+    c->nodes[i].pid = spawn(tool(c->off != NULL ? "RGUARD_TESTING_BIN" : "RGUARD_BIN", "rguard-kv"),
+                            argv, log, env);
 }
 
 static void kill_node(struct cluster* c, int i)
@@ -419,6 +431,12 @@ static void test_kills_bare(void** state)
     survive_kills("bare");
 }
 
+static void test_kills_guarded(void** state)
+{
+    (void)state;
+    survive_kills("guarded");
+}
+
 /* A pipeline is answered in order, and each command sees those before it. */
 static void keep_order(const char* mode)
 {
@@ -458,13 +476,19 @@ static void test_order_bare(void** state)
     keep_order("bare");
 }
 
+static void test_order_guarded(void** state)
+{
+    (void)state;
+    keep_order("guarded");
+}
+
 static void test_garbage_hurts_nobody(void** state)
 {
     static char junk[200000], reply[200000];
     static const char* const absurd[] = {"*99999999\r\n", "*1\r\n$99999999999\r\n", "*-9x\r\n"};
     uint64_t seed = 11;
     (void)state;
-    make_cluster(&cluster, "bare");
+    make_cluster(&cluster, "guarded");
     start_all(&cluster);
     int leader = find_leader(&cluster);
     must_set(&cluster, &leader, 1);
@@ -485,6 +509,168 @@ static void test_garbage_hurts_nobody(void** state)
     cluster.nodes[leader].pid = 0;
 }
 
+/* A client that sends and never reads costs a bounded amount, and the others nothing. */
+static void test_a_client_that_does_not_read(void** state)
+{
+    enum { VALUE = 1 << 20 };
+    static char set[VALUE + 64], reply[64];
+    static const char get[] = "GET big\r\nGET big\r\nGET big\r\nGET big\r\n";
+    char rss[64];
+    long kib = 0;
+    (void)state;
+    make_cluster(&cluster, "guarded");
+    start_all(&cluster);
+    int leader = find_leader(&cluster);
+    size_t len =
+        (size_t)snprintf(set, sizeof set, "*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$%d\r\n", VALUE);
+    memset(set + len, 'x', VALUE);
+    memcpy(set + len + VALUE, "\r\n", 2);
+    converse(cluster.nodes[leader].port, set, len + VALUE + 2, reply, sizeof reply);
+    REQUIRE(strcmp(reply, "+OK\r\n") == 0);
+    int fd = dial(cluster.nodes[leader].port);
+    REQUIRE(fd >= 0);
+    size_t sent = 0;
+    for (int quiet = 0; quiet < 40;) {
+        ssize_t n = send(fd, get, sizeof get - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0) {
+            sent += (size_t)n;
+        } else {
+            quiet++;
+            nap();
+        }
+    }
+    snprintf(rss, sizeof rss, "/proc/%d/statm", (int)cluster.nodes[leader].pid);
+    FILE* f = fopen(rss, "re");
+    REQUIRE(f != NULL && fscanf(f, "%*d %ld", &kib) == 1);
+    fclose(f);
+    kib *= sysconf(_SC_PAGESIZE) / 1024;
+    REQUIRE(sent / 9 > 1000); /* replies of more than a gigabyte were asked for */
+    REQUIRE(kib < 200 * 1024);
+    must_set(&cluster, &leader, 1);
+    close(fd);
+    must_set(&cluster, &leader, 2);
+}
+
+/* ---- memory faults ------------------------------------------------------------------------------
+ */
+
+static void arm(const struct cluster* c, int i, const char* site, const char* program)
+{
+    char sock[96], log[96];
+    const char* env[] = {NULL};
+    snprintf(sock, sizeof sock, "%s/sock%d", c->dir, i + 1);
+    snprintf(log, sizeof log, "%s/arm", c->dir);
+    char* argv[] = {
+        "rguard-fp", "-s", sock, "set", (char*)(uintptr_t)site, (char*)(uintptr_t)program, NULL};
+    REQUIRE(wait_exit(spawn(tool("RGUARD_BIN", "rguard-fp"), argv, log, env)) == 0);
+}
+
+/* Lines of node @i's log that contain both texts. */
+static int count_in_log(const struct cluster* c, int i, const char* one, const char* other)
+{
+    char path[96], line[1024];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/log%d", c->dir, i + 1);
+    FILE* f = fopen(path, "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        n += strstr(line, one) != NULL && strstr(line, other) != NULL;
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return n;
+}
+
+static bool is_running(const struct cluster* c, int i)
+{
+    return waitpid(c->nodes[i].pid, NULL, WNOHANG) == 0;
+}
+
+/* The engine really overruns, or frees twice, inside apply; the node goes on and agrees. */
+static void test_memory_faults_are_rolled_back(void** state)
+{
+    static const struct
+    {
+        const char *program, *record;
+    } faults[] = {{"1*overrun(1)", "violation=slot_guard class=precise arena=kv.values"},
+                  {"1*overrun(64)", "violation=slot_guard class=precise arena=kv.values"},
+                  {"1*double_free", "violation=double_free class=precise arena=kv.values"}};
+    int key = 0, records[NODES] = {0};
+    (void)state;
+    make_cluster(&cluster, "guarded");
+    start_all(&cluster);
+    int leader = find_leader(&cluster);
+    must_set(&cluster, &leader, key++);
+    for (size_t f = 0; f < sizeof faults / sizeof faults[0]; f++) {
+        for (int follower = 0; follower <= 1; follower++) {
+            leader = find_leader(&cluster);
+            int node = follower ? (leader + 1) % NODES : leader;
+            arm(&cluster, node, "kv/apply", faults[f].program);
+            for (int i = 0; i < 20; i++) {
+                must_set(&cluster, &leader, key++);
+            }
+            require_equal(&cluster);
+            REQUIRE(is_running(&cluster, node));
+            char violations[16];
+            REQUIRE(info(&cluster, node, "violations", violations, sizeof violations));
+            REQUIRE(atoi(violations) == ++records[node]);
+            REQUIRE(count_in_log(&cluster, node, "violation=", "index=") == records[node]);
+            REQUIRE(count_in_log(&cluster, node, faults[f].record, "index=") >= 1);
+        }
+    }
+    require_all(&cluster, key);
+}
+
+/* Without the detector the same double free makes two keys share one slot: the digests part. */
+static void test_without_the_detector_replicas_differ(void** state)
+{
+    char digest[2][32];
+    (void)state;
+    if (getenv("RGUARD_TESTING_BIN") == NULL) {
+        skip();
+    }
+    make_cluster(&cluster, "guarded");
+    cluster.off = "double_free";
+    start_all(&cluster);
+    int leader = find_leader(&cluster), key = 0;
+    int node = (leader + 1) % NODES, other = (leader + 2) % NODES;
+    must_set(&cluster, &leader, key++);
+    arm(&cluster, node, "kv/apply", "1*double_free");
+    while (key < 20) {
+        must_set(&cluster, &leader, key++);
+    }
+    bool differ = false;
+    for (double end = now() + 3; now() < end; nap()) {
+        char index[2][32];
+        differ = is_running(&cluster, node) && info(&cluster, node, "digest", digest[0], 32) &&
+                 info(&cluster, node, "applied_index", index[0], 32) &&
+                 info(&cluster, other, "digest", digest[1], 32) &&
+                 info(&cluster, other, "applied_index", index[1], 32) &&
+                 strcmp(index[0], index[1]) == 0 && strcmp(digest[0], digest[1]) != 0;
+    }
+    REQUIRE(differ);
+}
+
+/* A fault outside any window ends the process; the next one says what it was. */
+static void test_a_fatal_fault_is_named_afterwards(void** state)
+{
+    (void)state;
+    make_cluster(&cluster, "guarded");
+    start_all(&cluster);
+    int leader = find_leader(&cluster), next;
+    must_set(&cluster, &leader, 0);
+    arm(&cluster, leader, "kv/read", "1*abort");
+    ask(&cluster, leader, "GET k0");
+    REQUIRE(wait_exit(cluster.nodes[leader].pid) == 128 + SIGABRT);
+    cluster.nodes[leader].pid = 0;
+    next = (leader + 1) % NODES;
+    must_set(&cluster, &next, 1);
+    start_node(&cluster, leader);
+    require_equal(&cluster);
+    REQUIRE(count_in_log(&cluster, leader, "the last run ended by: violation=signal", "fatal") ==
+            1);
+}
+
 /* ---- bad starts ---------------------------------------------------------------------------------
  */
 
@@ -494,7 +680,8 @@ static void refuse(int code, const char* text, const char* failpoints, char* con
     char log[96], said[2048] = "";
     snprintf(log, sizeof log, "%s/refused", cluster.dir);
     unlink(log);
-    pid_t pid = spawn(argv, log, failpoints);
+    const char* env[] = {"RGUARD_FAILPOINTS", failpoints != NULL ? failpoints : "", NULL};
+    pid_t pid = spawn(tool("RGUARD_BIN", "rguard-kv"), argv, log, env);
     int got = wait_exit(pid);
     if (got < 0) {
         kill(pid, SIGKILL);
@@ -571,12 +758,25 @@ static void test_bad_starts_bare(void** state)
     refuse_bad_starts("bare");
 }
 
+static void test_bad_starts_guarded(void** state)
+{
+    (void)state;
+    refuse_bad_starts("guarded");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_kills_guarded, tear_down),
         cmocka_unit_test_teardown(test_kills_bare, tear_down),
+        cmocka_unit_test_teardown(test_order_guarded, tear_down),
         cmocka_unit_test_teardown(test_order_bare, tear_down),
         cmocka_unit_test_teardown(test_garbage_hurts_nobody, tear_down),
+        cmocka_unit_test_teardown(test_a_client_that_does_not_read, tear_down),
+        cmocka_unit_test_teardown(test_memory_faults_are_rolled_back, tear_down),
+        cmocka_unit_test_teardown(test_without_the_detector_replicas_differ, tear_down),
+        cmocka_unit_test_teardown(test_a_fatal_fault_is_named_afterwards, tear_down),
+        cmocka_unit_test_teardown(test_bad_starts_guarded, tear_down),
         cmocka_unit_test_teardown(test_bad_starts_bare, tear_down),
     };
     if (getenv("RGUARD_BIN") == NULL) {
