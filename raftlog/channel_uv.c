@@ -117,8 +117,7 @@ struct uvc
 
 static void peer_connect(struct peer* p);
 
-/* ---- small things -----------------------------------------------------------------------------
- */
+/* ---- small things ---------------------------------------------------------------------------- */
 
 static struct uvc* uvc_of(struct rguard_channel* c)
 {
@@ -196,8 +195,7 @@ static int parse_address(const char* text, struct sockaddr_in* sa)
     return (ntohl(sa->sin_addr.s_addr) >> 24) == 127 ? 0 : RGUARD_EREFUSED;
 }
 
-/* ---- frames out -------------------------------------------------------------------------------
- */
+/* ---- frames out ------------------------------------------------------------------------------ */
 
 static uint32_t frame_crc(const uint8_t* head, const uint8_t* body, size_t len)
 {
@@ -315,8 +313,7 @@ static int uvc_send(struct rguard_channel* base, uint64_t to, uint16_t type,
     return 0;
 }
 
-/* ---- connections out --------------------------------------------------------------------------
- */
+/* ---- connections out ------------------------------------------------------------------------- */
 
 static void out_closed(uv_handle_t* h)
 {
@@ -464,8 +461,7 @@ static int uvc_peer(struct rguard_channel* base, uint64_t id, const char* addres
     return 0;
 }
 
-/* ---- frames in --------------------------------------------------------------------------------
- */
+/* ---- frames in ------------------------------------------------------------------------------- */
 
 static void in_closed(uv_handle_t* h)
 {
@@ -656,8 +652,7 @@ static void on_connection(uv_stream_t* listener, int status)
     }
 }
 
-/* ---- notices, timers, descriptor, work --------------------------------------------------------
- */
+/* ---- notices, timers, descriptor, work ------------------------------------------------------- */
 
 static void udp_alloc(uv_handle_t* h, size_t suggested, uv_buf_t* buf)
 {
@@ -805,8 +800,7 @@ static int uvc_notice_fd(struct rguard_channel* base, uint64_t id)
     return p != NULL ? p->notice_fd : -1;
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int uvc_start(struct rguard_channel* base)
 {

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What stock libraft 0.15 gets wrong on the wire, put right by looking at each message before
- * libraft sees it or after it wrote it. The numbers are those of the project's list of defects.
+/* What stock libraft 0.15 gets wrong on the wire, put right by looking at each message before libraft
+ * sees it or after it wrote it. The numbers are those of the project's list of defects.
  *
- * D1   A leader whose append failed stays leader and lets replicas diverge. It is made to step
- * down, by a result that carries a higher term, before libraft learns of the failure. D8   A vote
- * is refused for as long as an old leader is remembered. When that leader has been silent for a
- * full election timeout, the request is marked as allowed to disrupt it. Never on a leader. D11  A
- * new leader commits entries of older terms by counting replicas (Raft 5.4.2, figure 8). Successful
- * results are held back until the leader's own-term barrier is durable: from then on libraft counts
- * at an index of its own term. Results are cumulative, so the latest of each peer is enough.
- * Rejections always pass. D13  A follower acknowledges everything it has stored, leftovers of an
- * older term included. Its results are clamped to what the leader of this term has really matched.
+ * D1   A leader whose append failed, or whose memory is hurt, would go on leading. It is made to step
+ *      down by a result that carries a higher term (a failed disk is contained in io.c first).
+ * D8   A vote is refused for as long as an old leader is remembered. When that leader has been silent
+ *      for a full election timeout, the request is marked as allowed to disrupt it. Never on a
+ *      leader.
+ * D11  A new leader commits entries of older terms by counting replicas (Raft 5.4.2, figure 8).
+ *      Successful results are held back until the leader's own-term barrier is durable: from then on
+ *      libraft counts at an index of its own term. Results are cumulative, so the latest of each peer
+ *      is enough. Rejections always pass.
+ * D13  A follower acknowledges everything it has stored, leftovers of an older term included. Its
+ *      results are clamped to what the leader of this term has really matched.
  *
  * @source Ongaro 2014, sections 3.6.2, 4.2.3; canonical/raft 0.15.0 recv_append_entries.c,
  * recv_request_vote.c, replication.c. */

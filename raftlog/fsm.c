@@ -7,11 +7,12 @@
  *
  * Failure modes
  *   PRECISE violation, policy REWIND: the leader has sent its notice from the trap; here it steps
- * down, the entry is verified, the digest must be the one from before the window, and the entry is
- * applied again (rung R1). libraft never notices. Envelope damaged in libraft's memory: the same,
- * with the entry read again from the log. Second violation on one entry: POISONED. The entry's term
- * and index are durable, nothing is applied any more, the log is intact. Anything else: the process
- * ends (rung R3).
+ *   down, the entry is verified, the digest must be the one from before the window, and the entry is
+ *   applied again (rung R1). libraft never notices.
+ *   Envelope damaged in libraft's memory: the same, with the entry read again from the log.
+ *   Second violation on one entry: POISONED. Term and index of the entry are durable, nothing is
+ *   applied any more, the log is intact.
+ *   Anything else: the process ends (rung R3).
  *
  * apply never returns an error to libraft 0.15 (a leader would swallow it), except when POISONED,
  * where everything around it is muted already. */
@@ -30,8 +31,7 @@
 #define POISON_MAGIC 0x3153494f50475252ULL /* "RRGPOIS1" */
 #define POISON_BYTES 32u
 
-/* ---- digests ----------------------------------------------------------------------------------
- */
+/* ---- digests --------------------------------------------------------------------------------- */
 
 static void remember_digest(rguard_replica* rep, uint64_t index)
 {
@@ -48,8 +48,7 @@ const struct rguard_digest_at* rguard__digest_at(const rguard_replica* rep, uint
     return index != 0 && d->index == index ? d : NULL;
 }
 
-/* ---- poison -----------------------------------------------------------------------------------
- */
+/* ---- poison ---------------------------------------------------------------------------------- */
 
 /* {magic u64, index u64, term u64, count u32, crc32c of the 28 bytes before u32} */
 static void poison_store(rguard_replica* rep, uint64_t index, uint64_t term, uint32_t count)
@@ -91,8 +90,7 @@ static void poison_clear(rguard_replica* rep)
     rep->disk->ops->unlink(rep->disk, POISON_FILE);
 }
 
-/* ---- one entry --------------------------------------------------------------------------------
- */
+/* ---- one entry ------------------------------------------------------------------------------- */
 
 static int apply_in_window(void* user)
 {
@@ -255,8 +253,7 @@ static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void**
     return 0;
 }
 
-/* ---- whole states -----------------------------------------------------------------------------
- */
+/* ---- whole states ---------------------------------------------------------------------------- */
 
 static void check_arenas(rguard_replica* rep)
 {

@@ -1,29 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Handover: a leader that is hurt tells its followers, and one of them leads before any timer
- * fires.
+/* Handover: a leader that is hurt tells its followers, and one leads before any timer fires.
  *
  * Happy path
  *   1. On becoming leader the notice of this term is built into a page of its own, which is then
- * made read-only: the fault that the notice will report cannot scribble over it.
+ *      made read-only: the fault that the notice will report cannot scribble over it.
  *   2. A violation: the hook, in the signal handler, checks the page's check word and send()s the
- *      notice to every peer, twice. Nothing else is async-signal-safe enough, and nothing else is
- * needed.
+ *      notice to every peer, twice. Nothing else happens there.
  *   3. A follower takes a notice for real only if it comes from the leader it follows, in the term
- * it is in, with the boot nonce of that leader's connection. It finds its rank among the followers
- * by the acknowledged indexes that travel along (nonsense in them can only cost time).
- *   4. Rank 0 hands its own libraft a TimeoutNow with its own last index and term; rank k does so k
- *      steps later, unless a candidate or a new leader has shown up. The vote rules still decide: a
- *      notice can start an election, never win one.
+ *      it is in, with the boot nonce of that leader's connection. It finds its rank among the
+ *      followers by the acknowledged indexes that travel along (nonsense in them can only cost
+ *      time).
+ *   4. Rank 0 hands its own libraft a TimeoutNow with its own last index and term; rank k does so
+ *      k steps later, unless a candidate or a new leader has shown up. The vote rules still decide:
+ *      a notice can start an election, never win one.
  *
  * Failure modes
  *   notice lost on every path: the election timeout, as without a notice.
  *   rank 0 dead, muted or on probation: rank 1, one step later.
  *   own append in flight: libraft 0.15 would campaign with entries that are not durable; the
- * campaign waits for the completion.
+ *   campaign waits for the completion.
  *
  *     datagram = {magic u32, version u32, crc u32, n_hints u32, leader u64, nonce u64, term u64}
- *                n_hints x {id u64, acked u64}                 crc covers everything before the
- * hints
+ *                n_hints x {id u64, acked u64}
+ *     crc covers everything before the hints, with itself and n_hints zero.
  *
  * There is no MAC yet: the channel therefore binds to loopback only. */
 #include <errno.h>
@@ -82,8 +81,7 @@ static void page_write(struct rguard_gasp* g, const struct gasp_page* content)
     }
 }
 
-/* ---- the dying side ---------------------------------------------------------------------------
- */
+/* ---- the dying side -------------------------------------------------------------------------- */
 
 /* Called by guard's trap. Async-signal-safe: reads two pages, send(2). */
 static void on_violation(void* user, const struct rguard_violation* v)
@@ -174,11 +172,9 @@ void rguard__handover_acked(rguard_replica* rep, uint64_t peer, uint64_t index)
     }
 }
 
-/* ---- the following side -----------------------------------------------------------------------
- */
+/* ---- the following side ---------------------------------------------------------------------- */
 
-/* Followers in order of what they acknowledged, then of id; the position of this node among them.
- */
+/* Followers in order of what they acknowledged, then of id; the position of this node among them. */
 static unsigned own_rank(uint64_t self, const uint8_t* hints, uint32_t n)
 {
     uint64_t own_acked = 0;
@@ -289,8 +285,7 @@ void rguard__handover_poll(rguard_replica* rep)
     rep->recv_cb(&rep->io, &m);
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int rguard__handover_open(rguard_replica* rep)
 {

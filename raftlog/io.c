@@ -2,18 +2,21 @@
 /* struct raft_io on our log and our channel.
  *
  * Happy path
- *   append     one rguard_wal_append() per call; the log batches what arrives during a write
- *   term, vote kept in memory until something could leave the node, then written as one generation:
- *              a vote costs one durable write, and no message and no entry overtakes it
- *   send       encoded, split into frames of about 1 MiB, copied; the callback comes from the loop
+ *   append      one rguard_wal_append() per call; the log batches what arrives during a write
+ *   term, vote  kept in memory until something could leave the node, then written as one
+ *               generation: a vote costs one durable write, no message and no entry overtakes it
+ *   send        encoded, split into frames of about 1 MiB, copied; the callback comes from the loop
  *
  * Failure modes
- *   append fails      the log is poisoned. Contained first, notice sent, stepped down (D1), then
- * libraft is told; the process then ends and a supervisor restarts it (D2, rung R3) metadata fails
- * the same, before anything has left send fails        never reported synchronously: libraft 0.15
- * frees an AppendEntries twice when the answer to it cannot be sent message damaged   dropped and
- * counted; the connection's checksum, then every envelope, is checked before libraft sees an entry
- */
+ *   append fails     the log is poisoned. Contained, notice sent; the process then ends and a
+ *                    supervisor restarts it (D1, D2, rung R3). libraft 0.15 is never told: its answer
+ *                    to the second of two failed appends is to truncate its log at an index that is
+ *                    already gone, and to crash
+ *   metadata fails   the same, before anything has left
+ *   send fails       never reported synchronously: libraft 0.15 frees an AppendEntries twice when the
+ *                    answer to it cannot be sent
+ *   message damaged  dropped and counted; the frame's checksum, then every envelope, is checked
+ *                    before libraft sees an entry */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +32,7 @@ static rguard_replica* replica_of(struct raft_io* io)
     return io->impl;
 }
 
-/* ---- libraft's log in memory ------------------------------------------------------------------
- */
+/* ---- libraft's log in memory ----------------------------------------------------------------- */
 
 raft_index rguard__log_last(const struct raft* r)
 {
@@ -51,8 +53,7 @@ raft_term rguard__log_term(const struct raft* r, raft_index index)
     return l->entries[(l->front + (size_t)(index - l->offset - 1)) % l->size].term;
 }
 
-/* ---- term and vote ----------------------------------------------------------------------------
- */
+/* ---- term and vote --------------------------------------------------------------------------- */
 
 static void storage_failed(rguard_replica* rep, int status, const char* what);
 
@@ -100,8 +101,7 @@ static int io_set_vote(struct raft_io* io, raft_id id)
     return 0;
 }
 
-/* ---- appends ----------------------------------------------------------------------------------
- */
+/* ---- appends --------------------------------------------------------------------------------- */
 
 /* The log on disk can no longer be extended. Everything that follows happens in this order because
  * a leader that reports a failed append while it still leads lets the replicas diverge (D1). */
@@ -159,8 +159,7 @@ static int reserve_records(rguard_replica* rep, unsigned n)
     return 0;
 }
 
-/* A command whose envelope is damaged before it ever reached the disk: this node's memory is bad.
- */
+/* A command whose envelope is damaged before it ever reached the disk: this node's memory is bad. */
 static bool entries_intact(rguard_replica* rep, const struct raft_entry* entries, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -237,8 +236,7 @@ void rguard__io_wal_turn(rguard_replica* rep)
     }
 }
 
-/* ---- load and bootstrap -----------------------------------------------------------------------
- */
+/* ---- load and bootstrap ---------------------------------------------------------------------- */
 
 static int load_entries(rguard_replica* rep, uint64_t first, struct raft_entry* entries, size_t n)
 {
@@ -398,8 +396,7 @@ static int io_recover(struct raft_io* io, const struct raft_configuration* conf)
     return RAFT_INVALID;
 }
 
-/* ---- messages out -----------------------------------------------------------------------------
- */
+/* ---- messages out ---------------------------------------------------------------------------- */
 
 static struct rguard_sending* sending_get(rguard_replica* rep)
 {
@@ -555,8 +552,7 @@ void rguard__io_link(void* user, uint64_t peer, bool up)
     rep->net->send(rep->channel, peer, RAFT_IO_REQUEST_VOTE, &iov, 1, NULL, NULL);
 }
 
-/* ---- messages in ------------------------------------------------------------------------------
- */
+/* ---- messages in ----------------------------------------------------------------------------- */
 
 static const char* address_of(const rguard_replica* rep, uint64_t id)
 {
@@ -619,8 +615,7 @@ void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* b
     rguard__turn_end(rep);
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int io_init(struct raft_io* io, raft_id id, const char* address)
 {

@@ -7,15 +7,16 @@
  *                   |           |  +-- PRECISE: ROLLED_BACK
  *                   +-----------+--> GASPED -> (process ends)          POISONED (applies nothing)
  *
- *     SERVING      takes part in everything
- *     VIOLATED     a violation is recorded; nothing has been decided
- *     CONTAINED    muted: sends nothing, acknowledges nothing, votes for nobody, hears no tick
- *     LOG_VERIFIED muted; the log on disk has been checked
- *     ROLLED_BACK  muted; the state is the one of last_applied
- *     PROBATION    votes and acknowledges, is never a candidate, until its digest agrees with a
- * quorum REPAIRING    muted; missing entries are fetched RESYNCING    muted; started over from a
- * peer GASPED       muted; the notice is out and the process is about to end POISONED     muted;
- * one entry failed twice, the log is intact and nothing is applied any more
+ *     SERVING       takes part in everything
+ *     VIOLATED      a violation is recorded; nothing has been decided
+ *     CONTAINED     muted: sends nothing, acknowledges nothing, votes for nobody, hears no tick
+ *     LOG_VERIFIED  muted; the log on disk has been checked
+ *     ROLLED_BACK   muted; the state is the one of last_applied
+ *     PROBATION     votes and acknowledges, no candidate, until its digest agrees with a quorum
+ *     REPAIRING     muted; missing entries are fetched
+ *     RESYNCING     muted; started over from a peer
+ *     GASPED        muted; the notice is out and the process is about to end
+ *     POISONED      muted; one entry failed twice, the log is intact, nothing is applied any more
  *
  * Every move is stamped into the trace ring. Nothing else in the library decides about recovery. */
 #include "raftlog_internal.h"

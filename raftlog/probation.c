@@ -42,8 +42,7 @@ void rguard__probation_begin(rguard_replica* rep)
     rep->net->arm(rep->channel, RGUARD_TIMER_PROBE, 0);
 }
 
-/* The index stays the same until peers can no longer know it, so that slow ones catch up with it.
- */
+/* The index stays the same until peers can no longer know it, so that slow ones catch up with it. */
 static void choose_index(rguard_replica* rep)
 {
     struct rguard_probation* p = &rep->probation;

@@ -29,8 +29,7 @@ extern "C" {
 struct uv_loop_s;
 typedef struct rguard_replica rguard_replica;
 
-/* ---- what an engine implements ----------------------------------------------------------------
- */
+/* ---- what an engine implements --------------------------------------------------------------- */
 
 /* Only apply is required. All calls come from the loop thread. */
 struct rguard_engine

@@ -24,8 +24,7 @@
  * proposals that an application makes in its callbacks; whatever a turn makes necessary is done by
  * settle() in replica.c when the outermost turn has returned. */
 
-/* ---- frames -----------------------------------------------------------------------------------
- */
+/* ---- frames ---------------------------------------------------------------------------------- */
 
 enum {
     /* 1..6 are libraft's RAFT_IO_ codes. */
@@ -33,10 +32,8 @@ enum {
     RGUARD_FRAME_DIGEST = 18      /* u64 index, u64 digest, u64 known */
 };
 
-#define RGUARD_FRAME_CHUNK                                                                    \
-    (1u << 20)                    /* an AppendEntries is split into frames of about this size \
-                                   */
-#define RGUARD_MAX_ENTRIES 65536u /* in one frame */
+#define RGUARD_FRAME_CHUNK (1u << 20) /* an AppendEntries is split into frames of this size */
+#define RGUARD_MAX_ENTRIES 65536u     /* in one frame */
 #define RGUARD_MAX_ADDRESS 64u
 
 struct rguard_rpc_out
@@ -60,16 +57,14 @@ size_t rguard__conf_size(const struct raft_configuration* conf);
 uint8_t* rguard__conf_encode(uint8_t* p, const struct raft_configuration* conf);
 int rguard__conf_decode(const uint8_t* p, size_t len, struct raft_configuration* conf);
 
-/* ---- envelope ---------------------------------------------------------------------------------
- */
+/* ---- envelope -------------------------------------------------------------------------------- */
 
 #define RGUARD_ENVELOPE_BYTES 16u
 void rguard__envelope_write(uint8_t* head, const void* cmd, size_t len);
 /* 0, or RGUARD_ECHECKSUM when @buf is not one intact envelope. */
 int rguard__envelope_check(const void* buf, size_t len);
 
-/* ---- handover ---------------------------------------------------------------------------------
- */
+/* ---- handover -------------------------------------------------------------------------------- */
 
 struct rguard_gasp; /* the sealed page */
 
@@ -84,8 +79,7 @@ struct rguard_handover_state
     bool campaigning; /* the present candidacy began by notice */
 };
 
-/* ---- replica ----------------------------------------------------------------------------------
- */
+/* ---- replica --------------------------------------------------------------------------------- */
 
 #define RGUARD_DIGEST_RING 8192u
 

@@ -22,8 +22,7 @@
 #define MAX_SNAPSHOT  ((size_t)1 << 30)
 #define SETTLE_ROUNDS 64
 
-/* ---- log, names -------------------------------------------------------------------------------
- */
+/* ---- log, names ------------------------------------------------------------------------------ */
 
 void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
 {
@@ -59,13 +58,11 @@ void rguard__replica_die(rguard_replica* rep, const char* why)
     abort();
 }
 
-/* ---- turns ------------------------------------------------------------------------------------
- */
+/* ---- turns ----------------------------------------------------------------------------------- */
 
 static void finish_close(rguard_replica* rep);
 
-/* D11: the barrier of the new term; also what makes entries of older terms commit without traffic.
- */
+/* D11: the barrier of the new term; also what makes entries of older terms commit without traffic. */
 static void on_term_barrier(struct raft_barrier* req, int status)
 {
     rguard_replica* rep = req->data;
@@ -205,8 +202,7 @@ void rguard__turn_end(rguard_replica* rep)
     rep->turn_depth--;
 }
 
-/* ---- events of the loop -----------------------------------------------------------------------
- */
+/* ---- events of the loop ---------------------------------------------------------------------- */
 
 static void tick(rguard_replica* rep)
 {
@@ -263,8 +259,7 @@ static void on_readable(void* user)
     rguard__turn_end(user);
 }
 
-/* ---- proposals --------------------------------------------------------------------------------
- */
+/* ---- proposals ------------------------------------------------------------------------------- */
 
 static int from_raft(int status)
 {
@@ -360,8 +355,7 @@ err:
     return rv;
 }
 
-/* ---- reads ------------------------------------------------------------------------------------
- */
+/* ---- reads ----------------------------------------------------------------------------------- */
 
 static void reads_complete(rguard_replica* rep, struct rguard_read_req* list, int status)
 {
@@ -444,8 +438,7 @@ int rguard_read_barrier(rguard_replica* rep, rguard_read_cb cb, void* user)
     return 0;
 }
 
-/* ---- handover, information --------------------------------------------------------------------
- */
+/* ---- handover, information ------------------------------------------------------------------- */
 
 int rguard_handover(rguard_replica* rep)
 {
@@ -504,8 +497,7 @@ int rguard_replica_info(rguard_replica* rep, struct rguard_replica_info* info)
     return 0;
 }
 
-/* ---- open -------------------------------------------------------------------------------------
- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 static int fail(char* errmsg, size_t cap, int rv, const char* fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -756,8 +748,7 @@ err:
     return rv;
 }
 
-/* ---- start ------------------------------------------------------------------------------------
- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static int bootstrap(rguard_replica* rep)
 {
@@ -803,8 +794,7 @@ int rguard_replica_start(rguard_replica* rep, char* errmsg, size_t errmsg_cap)
     return 0;
 }
 
-/* ---- close ------------------------------------------------------------------------------------
- */
+/* ---- close ----------------------------------------------------------------------------------- */
 
 static void free_lists(rguard_replica* rep)
 {

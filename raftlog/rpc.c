@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes of libraft's messages, of configurations and of the envelope around a command.
  *
- * Everything is little endian. Frames around these bodies (magic, version, length, sender,
- * checksum) belong to the channel; a body that arrives here has passed its checksum, but not been
- * judged: every count and length is checked against the bytes that are there before anything is
- * allocated. TimeoutNow is not among them: libraft's transfer lets a server vote twice (D14) and is
- * never used.
+ * Everything is little endian. Frames around these bodies (magic, version, length, sender, checksum)
+ * belong to the channel; a body that arrives here has passed its checksum, but not been judged: every
+ * count and length is checked against the bytes that are there before anything is allocated.
+ * TimeoutNow is not among them: libraft's transfer lets a server vote twice (D14) and is never used.
  *
- *   RequestVote          term, candidate, last_index, last_term u64; flags u32 (1 disrupt, 2
- * pre-vote) RequestVoteResult    term u64; granted u32; pre_vote u32 AppendEntries        term,
- * prev_index, prev_term, commit u64; n u32; n x {term u64, type u32, len u32}; the entries' bytes,
- * one after the other AppendEntriesResult  term, rejected, last_index u64 InstallSnapshot term,
- * last_index, last_term, conf_index u64; conf_len u32; conf; data configuration        n u32; n x
- * {id u64, role u32, address_len u32, address} */
+ *   RequestVote          term, candidate, last_index, last_term u64; flags u32 (1 disrupt, 2 pre-vote)
+ *   RequestVoteResult    term u64; granted u32; pre_vote u32
+ *   AppendEntries        term, prev_index, prev_term, commit u64; n u32;
+ *                        n x {term u64, type u32, len u32}; the entries' bytes, one after the other
+ *   AppendEntriesResult  term, rejected, last_index u64
+ *   InstallSnapshot      term, last_index, last_term, conf_index u64; conf_len u32; conf; data
+ *   configuration        n u32; n x {id u64, role u32, address_len u32, address} */
 #include "raftlog_internal.h"
 
 #include <errno.h>
@@ -53,8 +53,7 @@ uint64_t rguard__get64(const uint8_t* p)
     return rguard__get32(p) | (uint64_t)rguard__get32(p + 4) << 32;
 }
 
-/* ---- envelope: {magic u32, crc32c(length, command) u32, length u32, 0 u32} command --------------
- */
+/* ---- envelope: {magic u32, crc32c(length, command) u32, length u32, 0 u32} command ----------- */
 
 static uint32_t envelope_crc(const uint8_t* head, const void* cmd, size_t len)
 {
@@ -84,8 +83,7 @@ int rguard__envelope_check(const void* buf, size_t len)
     return 0;
 }
 
-/* ---- configurations ---------------------------------------------------------------------------
- */
+/* ---- configurations -------------------------------------------------------------------------- */
 
 size_t rguard__conf_size(const struct raft_configuration* conf)
 {
@@ -164,8 +162,7 @@ err:
     return rv;
 }
 
-/* ---- encoding ---------------------------------------------------------------------------------
- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 static int reserve(struct rguard_rpc_out* out, size_t len)
 {
@@ -279,8 +276,7 @@ int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m,
     return 0;
 }
 
-/* ---- decoding ---------------------------------------------------------------------------------
- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 /* libraft frees a batch when none of its entries is referenced any more: all bytes go in one. */
 static int decode_append(const uint8_t* p, size_t len, struct raft_append_entries* a)

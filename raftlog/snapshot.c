@@ -79,8 +79,7 @@ static uint32_t head_crc(const uint8_t* head)
     return rguard_crc32c(rguard_crc32c(0, head, 52), head + 56, 8);
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------
- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 /* Called on the worker; @snapshot stays valid until libraft's callback. */
 static int store(struct rguard_disk* d, const struct raft_snapshot* s)
@@ -240,8 +239,7 @@ int rguard__snapshot_load(rguard_replica* rep, struct raft_snapshot** out)
     return rv;
 }
 
-/* ---- put and get ------------------------------------------------------------------------------
- */
+/* ---- put and get ----------------------------------------------------------------------------- */
 
 struct put
 {

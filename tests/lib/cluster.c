@@ -21,8 +21,7 @@ struct test_state
     uint64_t count, sum, digest;
 };
 
-/* ---- engine -----------------------------------------------------------------------------------
- */
+/* ---- engine ---------------------------------------------------------------------------------- */
 
 static int engine_apply(void* user, uint64_t index, const void* cmd, size_t len, void** result)
 {
@@ -113,8 +112,7 @@ static void engine_close(struct test_engine* e)
     rguard_arena_destroy(e->arenas[1]);
 }
 
-/* ---- cluster ----------------------------------------------------------------------------------
- */
+/* ---- cluster --------------------------------------------------------------------------------- */
 
 /* Ports that nobody listens on at this moment, outside the ephemeral range's lower end. */
 static int free_port(void)
