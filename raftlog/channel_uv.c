@@ -506,6 +506,10 @@ static void in_hello(struct incoming* in, uint64_t from, uint64_t nonce, const u
                      size_t len)
 {
     struct peer* p = find_peer(in->c, from);
+    if (in->peer != NULL) { /* a peer points to its connection: one connection, one peer */
+        in_reject(in, "second HELLO");
+        return;
+    }
     if (p == NULL || len >= sizeof p->announced || memchr(body, '\0', len) != NULL) {
         in_reject(in, "HELLO from a node that is not a member");
         return;
