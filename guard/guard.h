@@ -11,7 +11,7 @@
  *
  * An arena is one mapping:
  *
- *     [guard page][header page: magic words][body ...][footer canary line][guard page]
+ *     [guard 64 KiB][header page: magic words][body ...][footer page: magic words][guard 64 KiB]
  *
  * A slot is a piece of the body handed out by rguard_alloc():
  *
@@ -28,9 +28,26 @@
  * semantics by not opting in to REWIND (see raftlog.h), and is restarted instead.
  *
  * WHAT IS NOT DETECTED: a wild store that lands in a live object; a stride that jumps over a guard
- * or a canary; an underrun of a guarded slot that stays inside its slack (found at free or by a
- * FULL check); a read of anything that is mapped; a stale pointer into a slot that was handed out
- * again. */
+ * or a canary; an underrun of a guarded slot that stays inside its slack (found at free when it hit
+ * the last 128 bytes before the object, by a FULL check within a page of it); a read of anything
+ * that is mapped; a store through a stale pointer into a free slot beyond its first 16 bytes (those
+ * are verified when it is handed out), or into one that was handed out again; a write that was not
+ * declared with rguard_touch(): it survives an abort.
+ *
+ * KERNEL WRITES: read(2) or io_uring into a guard page raises no signal; it returns EFAULT or a
+ * short count. Treat either as a violation.
+ *
+ * THREADS: different threads may use different arenas and windows at the same time. One arena, and
+ * one window, is for one thread at a time; a window that is opened while another one holds one of
+ * its arenas is refused (RGUARD_ESTATE). Guard pages act on all threads.
+ *
+ * FORK: a child inherits arenas, windows and the trap, and may go on using them.
+ *
+ * AddressSanitizer builds (make VARIANT=asan): everything in an arena but live objects, guard pages
+ * included, is poisoned by hand, so that an instrumented bad store is reported by ASan itself, with
+ * its stacks, before it happens, and ends the process. Faults are never landed in such a build: the
+ * record is written and the signal is handed to ASan. Checks, refused frees, raises and undo work
+ * as elsewhere. rguard_guard_selftest() answers RGUARD_ENOTSUP. */
 
 #ifdef __cplusplus
 extern "C" {
@@ -119,8 +136,8 @@ RGUARD_API int rguard_violation_text(const struct rguard_violation* v, char* buf
 RGUARD_API int rguard_violation_json(const struct rguard_violation* v, char* buf, size_t cap);
 
 /* Takes the oldest record from the process-wide ring of 64. Returns 1 and fills @out, or 0 when the
- * ring is empty. Records that were overwritten before they were taken are counted in @lost (may be
- * NULL). Any thread, not from a handler. */
+ * ring is empty. *lost (may be NULL) is set to the number of records that were overwritten before
+ * they were taken, since the process began. Any thread, not from a handler. */
 RGUARD_API int rguard_violation_next(struct rguard_violation* out, uint64_t* lost);
 
 /* Reads the fatal record that an earlier process left in its crash file. 0, -errno, or
@@ -144,7 +161,10 @@ struct rguard_guard_options
 
 /* Installs the trap: SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT on an alternate stack, chained to
  * whatever handler was there (also when it is installed with SIG_DFL: then a fatal fault re-raises
- * with the default action and dumps core as it would have). Idempotent and reference-counted.
+ * with the default action and dumps core as it would have). A fault outside a running window is
+ * recorded as FATAL before the previous handler is called: a program whose own handler repairs
+ * faults and returns (a JVM, a Go runtime) sets keep_signals. Reference-counted; a later crash_file
+ * replaces an earlier one.
  * Returns 0, -errno, or RGUARD_ENOTSUP when another runtime keeps the signals (ASan with
  * handle_segv=2). Not thread-safe against itself. @options may be NULL. */
 RGUARD_API int rguard_guard_init(const struct rguard_guard_options* options);
@@ -173,7 +193,8 @@ RGUARD_API int rguard_guard_caps(struct rguard_guard_caps* caps);
 
 /* Makes a real fault: a store into the guard page of a scratch arena inside a real window. 0 when
  * it was trapped, attributed and rolled back; otherwise which step failed is in @why (static
- * string). */
+ * string): RGUARD_ENOTSUP where the signal is not ours (keep_signals, ASan), RGUARD_ESTATE when the
+ * trap failed or a window is open. Private: hooks, ring and trace do not see it. */
 RGUARD_API int rguard_guard_selftest(const char** why);
 
 /* ---- arenas -----------------------------------------------------------------------------------
@@ -190,22 +211,25 @@ struct rguard_arena_options
     int slots;        /* enum rguard_slot_kind */
 };
 
-/* Maps an arena. 0, -ENOMEM, -EINVAL. Not inside a window. Owner: the caller, until destroy. One
- * thread at a time may use an arena. */
+/* Maps an arena. 0, -ENOMEM, -EINVAL, RGUARD_ESTATE inside a window, RGUARD_EBUSY when the process
+ * has 256 already. Owner: the caller, until destroy. One thread at a time may use an arena. */
 RGUARD_API int rguard_arena_create(const struct rguard_arena_options* options, rguard_arena** out);
 
-/* Unmaps it; every pointer into it dies. Not inside a window. NULL is allowed. */
+/* Unmaps it; every pointer into it dies. Not inside a window, and after the windows that were
+ * created over it. NULL is allowed. */
 RGUARD_API void rguard_arena_destroy(rguard_arena* a);
 
-/* Frees every slot and returns the arena to the state after create, contents discarded. For restore
- * and rollback. Not inside a window. */
+/* Frees every slot and returns the arena to the state after create, contents discarded, magic words
+ * rewritten. For restore and rollback. RGUARD_ESTATE inside a window. Cost: returns the used pages
+ * to the kernel, ~1 ms per 64 MiB. */
 RGUARD_API int rguard_arena_reset(rguard_arena* a);
 
 /* Hands out a slot of @len bytes (1 .. 16 MiB), aligned to 16 (packed), or such that its last byte
  * touches the guard page (guarded: aligned to the largest power of two, at most 16, that divides
  * @len). Contents are unspecified. Inside a window it is undone by an abort. RGUARD_EARENAFULL,
- * RGUARD_ETOOBIG, -EINVAL, or RGUARD_ECANARY when the free slot about to be handed out was damaged.
- * Cost: packed ~10 ns, guarded ~10 ns for a recycled slot, ~4 us for a new one. */
+ * RGUARD_ETOOBIG, -EINVAL, -ENOMEM (no mapping for another guard), or RGUARD_ECANARY when the free
+ * slot about to be handed out was damaged; inside a running window that is a violation and does not
+ * return. Cost: packed ~10 ns, guarded ~10 ns for a recycled slot, ~4 us for a new one. */
 RGUARD_API int rguard_alloc(rguard_arena* a, size_t len, void** out);
 
 /* Takes a slot back. Inside a window the slot is handed out again only after commit, and an abort
@@ -213,15 +237,16 @@ RGUARD_API int rguard_alloc(rguard_arena* a, size_t len, void** out);
  *
  * A slot that is already free, an address that is no slot of this arena, or a slot whose canary was
  * overwritten: outside a window RGUARD_EDOUBLEFREE, RGUARD_EWRONGARENA or RGUARD_ECANARY is
- * returned and nothing changes; inside a window the free does not return: it is a violation and
- * rguard_window_run() reports it. */
+ * returned and nothing changes; inside a running window the free does not return: it is a violation
+ * and rguard_window_run() reports it. Either way there is a record. NULL does nothing. */
 RGUARD_API int rguard_free(rguard_arena* a, void* p);
 
 /* Length that was asked for, 0 when @p is no live slot of @a. */
 RGUARD_API size_t rguard_slot_len(const rguard_arena* a, const void* p);
 
-/* Verifies the arena: FAST the two magic words (~4 ns), FULL also every slot's canary and slack
- * pattern. 0 or RGUARD_ECANARY with @out (may be NULL) filled. */
+/* Verifies the arena: FAST the two magic words next to the body (~4 ns), FULL all of them and every
+ * slot's canary and slack pattern. 0 or RGUARD_ECANARY with @out (may be NULL) filled; the damage
+ * is recorded like any violation, but does not end a window. */
 enum rguard_check_depth { RGUARD_CHECK_FAST = 0, RGUARD_CHECK_FULL = 1 };
 RGUARD_API int rguard_check(const rguard_arena* a, int depth, struct rguard_violation* out);
 
@@ -247,13 +272,15 @@ struct rguard_window_options
                             * still commit, but a violation in it is IMPRECISE */
 };
 
+/* 0, -EINVAL, -ENOMEM. @arenas must outlive the window. Everything a window will ever need is
+ * mapped here. Destroy: not while it is open; NULL is allowed. */
 RGUARD_API int rguard_window_create(const struct rguard_window_options* options,
                                     rguard_window** out);
 RGUARD_API void rguard_window_destroy(rguard_window* w);
 
 /* Runs @body(@user) inside the window, on this thread:
  *
- *   1. magic words of all arenas are checked;
+ *   1. magic words of all arenas are checked; damage is a violation and body does not run;
  *   2. body runs; a trapped store, a refused free or a wild fault inside it ends it at once;
  *   3. body returned 0: checks again, commits, returns 0;
  *      body returned r != 0: the window is undone, returns r;
@@ -261,14 +288,18 @@ RGUARD_API void rguard_window_destroy(rguard_window* w);
  *      verified; @v is filled with its final class; returns RGUARD_EVIOLATION.
  *
  * PRECISE means: everything the arenas held before the call is back. Any other class means that the
- * arenas must not be trusted. @term and @index name the entry being applied and go into the record.
- * One window per thread at a time (RGUARD_ESTATE otherwise). About 100 ns without violations. The
- * first call on a thread gives it an alternate signal stack. */
+ * arenas must not be trusted. A window whose undo log overflowed, or in which rguard_touch()
+ * answered -EFAULT, cannot be undone: nothing is, and r != 0 becomes a violation of kind UNDO.
+ * @term and @index name the entry being applied and go into the record. One window per thread at a
+ * time (RGUARD_ESTATE otherwise). About 100 ns without violations. The first call on a thread gives
+ * it an alternate signal stack. */
 RGUARD_API int rguard_window_run(rguard_window* w, uint64_t term, uint64_t index,
                                  int (*body)(void* user), void* user, struct rguard_violation* v);
 
 /* The same bracket without the trap, for code that cannot be left by _longjmp: a fault inside it is
- * FATAL, a refused free is returned. begin checks, commit checks and keeps, abort undoes. */
+ * FATAL, a refused free is returned. begin checks, commit checks and keeps, abort undoes; each of
+ * them returns RGUARD_EVIOLATION, with the window closed, when its check fails (begin's and abort's
+ * record is in the ring). RGUARD_ESTATE when the calls do not pair up. */
 RGUARD_API int rguard_window_begin(rguard_window* w, uint64_t term, uint64_t index);
 RGUARD_API int rguard_window_commit(rguard_window* w, struct rguard_violation* v);
 RGUARD_API int rguard_window_abort(rguard_window* w);
@@ -280,8 +311,10 @@ RGUARD_API int rguard_window_abort(rguard_window* w);
  */
 RGUARD_API int rguard_touch(void* p, size_t len);
 
-/* Ends the window open on this thread as a violation of @kind (the envelope check and the injected
- * rollback use it). Does not return when a window is running; RGUARD_ESTATE otherwise. */
+/* Ends the window running on this thread as a violation of @kind (the envelope check and the
+ * injected rollback use it). Does not return when a window is running (rguard_window_run);
+ * RGUARD_ESTATE otherwise. ENVELOPE, INJECTED, DOUBLE_FREE, WRONG_ARENA are PRECISE when nothing
+ * else is damaged, other kinds IMPRECISE. */
 RGUARD_API int rguard_window_raise(uint32_t kind);
 
 #ifdef __cplusplus

@@ -115,26 +115,23 @@ void rguard__record(const struct rguard_violation* v)
     __atomic_store_n(&cell->seq, n + 1, __ATOMIC_RELEASE);
 }
 
-/* Follows saved frame pointers from @fp. */
+/* @pc, unless it is 0, then the return addresses along the saved frame pointers from @fp. */
 static void backtrace_from(struct rguard_violation* v, uintptr_t pc, uintptr_t fp)
 {
     pid_t self = getpid();
     v->n_frames = 0;
-    while (pc != 0 && v->n_frames < RGUARD_VIOLATION_FRAMES) {
+    if (pc != 0) {
         v->frames[v->n_frames++] = pc;
-        uintptr_t frame[2] = {0, 0}; /* saved frame pointer, return address */
+    }
+    while (v->n_frames < RGUARD_VIOLATION_FRAMES && fp != 0 && fp % sizeof(uintptr_t) == 0) {
+        uintptr_t frame[2]; /* the caller's frame pointer, return address */
         struct iovec to = {frame, sizeof frame};
         struct iovec from = {(void*)fp, sizeof frame};
-        if (fp == 0 || fp % sizeof(uintptr_t) != 0 ||
-            process_vm_readv(self, &to, 1, &from, 1, 0) != (ssize_t)sizeof frame) {
+        if (process_vm_readv(self, &to, 1, &from, 1, 0) != (ssize_t)sizeof frame || frame[1] == 0) {
             return;
         }
-        pc = frame[1];
-        if (frame[0] <= fp || frame[0] - fp > FRAME_STRIDE) {
-            fp = 0; /* the last one */
-        } else {
-            fp = frame[0];
-        }
+        v->frames[v->n_frames++] = frame[1];
+        fp = frame[0] > fp && frame[0] - fp <= FRAME_STRIDE ? frame[0] : 0;
     }
 }
 
@@ -150,7 +147,14 @@ void rguard__violation_init(struct rguard_violation* v, uint32_t kind, uint32_t 
         name_arena(v, a);
     }
     stamp(v);
-    backtrace_from(v, pc, (uintptr_t)__builtin_frame_address(0));
+    backtrace_from(v, 0, (uintptr_t)__builtin_frame_address(0));
+    for (uint32_t i = 0; i < v->n_frames; i++) { /* our own frames are no news */
+        if (v->frames[i] == pc) {
+            v->n_frames -= i;
+            memmove(v->frames, v->frames + i, v->n_frames * sizeof v->frames[0]);
+            break;
+        }
+    }
 }
 
 /* ---- the last words ----------------------------------------------------------------------------
