@@ -107,14 +107,14 @@ int rguard__guard_set(void* p, size_t len)
 
 int rguard__guard_clear(void* p, size_t len)
 {
-    if (__atomic_load_n(&mprotect_used, __ATOMIC_RELAXED) &&
-        mprotect(p, len, PROT_READ | PROT_WRITE) != 0) {
-        return -errno;
+    if (!__atomic_load_n(&mprotect_used, __ATOMIC_RELAXED) && rguard__madv_guard &&
+        madvise(p, len, MADV_GUARD_REMOVE_) == 0 && madvise(p, len, MADV_DONTNEED) == 0) {
+        return 0;
     }
-    if (rguard__madv_guard && madvise(p, len, MADV_GUARD_REMOVE_) != 0) {
-        return -errno;
-    }
-    return madvise(p, len, MADV_DONTNEED) == 0 ? 0 : -errno;
+    /* PROT_NONE guards, or locked memory, which takes no such advice: mapped anew. */
+    void* q = mmap(p, len, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return q == p ? 0 : -errno;
 }
 
 static size_t round_up(size_t bytes)

@@ -364,6 +364,13 @@ int rguard__slot_take(rguard_arena* a, size_t len, void** obj)
     return rv;
 }
 
+/* From the start of the object's first 8 bytes, ASan's grain: a guarded object may begin inside. */
+static void poison_object(const struct rguard__slot* s)
+{
+    uint8_t* start = s->obj - (uintptr_t)s->obj % 8;
+    rguard__poison(start, (size_t)(s->obj + s->len - start));
+}
+
 /* LIVE to DYING (freed in an open window) and back (the window was undone). */
 void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state)
 {
@@ -373,7 +380,7 @@ void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state)
         a->pages[s->page].state = state;
     }
     if (state == RGUARD__DYING) {
-        rguard__poison(s->obj, s->len);
+        poison_object(s);
     } else {
         rguard__unpoison(s->obj, s->len);
     }
@@ -382,7 +389,7 @@ void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state)
 
 void rguard__slot_release(rguard_arena* a, struct rguard__slot* s)
 {
-    rguard__poison(s->obj, s->len);
+    poison_object(s);
     if (a->slots == RGUARD_SLOTS_PACKED) {
         packed_release(a, s);
     } else {

@@ -132,6 +132,36 @@ static void test_slot_guard_with_mprotect(void** state)
     assert_exits(in_child(child_force_mprotect), 0);
 }
 
+static void child_locked(void)
+{
+    struct rlimit small = {(rlim_t)64 << 20, (rlim_t)64 << 20};
+    setrlimit(RLIMIT_MEMLOCK, &small);
+    for (int late = 0; late < 2; late++) { /* locked memory takes no lightweight guards */
+        if (mlockall(late ? MCL_CURRENT : MCL_FUTURE) != 0) {
+            _exit(0); /* not allowed here */
+        }
+        open_all();
+        for (int i = 0; i < 2; i++) {
+            expect_landing((struct deed){.at = object + 64}, RGUARD_V_SLOT_GUARD,
+                           RGUARD_CLASS_PRECISE);
+            make_slot(arenas[0], 64);
+            CHECK(rguard_arena_reset(arenas[0]) == 0);
+            memset(make_slot(arenas[0], 20000), 1, 20000);
+            object = make_slot(arenas[0], 64);
+            memset(object, 1, 64);
+            mlockall(MCL_CURRENT);
+        }
+        munlockall();
+    }
+}
+
+static void test_slot_guard_in_locked_memory(void** state)
+{
+    (void)state;
+    SKIP_UNDER_ASAN(NO_LANDING);
+    assert_exits(in_child(child_locked), 0);
+}
+
 static void child_without_guards(void)
 {
     open_all();
@@ -842,7 +872,8 @@ static void child_asan_packed(void)
 
 static void child_asan_under(void)
 {
-    *seeded(SIZE_MAX) = 1;
+    uint8_t* volatile p = seeded(0);
+    p[-1] = 1;
 }
 
 static void child_asan_free(void)
@@ -906,6 +937,7 @@ static void test_asan_reports_instrumented_bad_stores_itself(void** state)
         assert_true(read(fds[0], report, sizeof report - 1) > 0);
         close(fds[0]);
         assert_exits(status, 1);
+        print_message("%s", strstr(report, "use-after-poison") == NULL ? report : "");
         assert_non_null(strstr(report, "AddressSanitizer: use-after-poison"));
     }
     assert_exits(in_child(child_asan_reset), 0);
@@ -916,6 +948,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slot_guard_is_precise),
         cmocka_unit_test(test_slot_guard_with_mprotect),
+        cmocka_unit_test(test_slot_guard_in_locked_memory),
         cmocka_unit_test(test_with_guards_off_the_store_lands),
         cmocka_unit_test(test_other_faults_in_a_window_are_imprecise),
         cmocka_unit_test(test_damage_elsewhere_demotes),
