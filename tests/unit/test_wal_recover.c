@@ -844,5 +844,6 @@ int main(void)
         T(without_crcs_a_flipped_bit_goes_unnoticed),
         T(without_acked_lsn_acknowledged_records_are_cut),
     };
+    in_memory = true;
     return cmocka_run_group_tests_name("wal_recover", tests, NULL, remove_originals);
 }
