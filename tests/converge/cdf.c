@@ -91,8 +91,8 @@ static void draw_mark(const struct axis* a, const struct mark* m, struct cv_text
 {
     double x = x_of(a, m->ms), y = 12 + CV_LABEL_STEP * m->row;
     cv_text_add(out,
-                "<line class='mark %s' x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f'/><text class='%st' "
-                "x='%.1f' y='%.1f'>%s</text>\n",
+                "<line class='mark %s' x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f'/><text class='ev "
+                "%st' x='%.1f' y='%.1f'>%s</text>\n",
                 m->color, x, x, y - 8, a->top + PLOT_H, m->color, m->left, y, m->text);
 }
 
@@ -110,7 +110,8 @@ static void legend(const struct cv_report* r, double y, struct cv_text* out)
             i % 8, row->system == CV_LIBRAFT ? " dashed" : "", LEFT, y, LEFT + 34, y + 4,
             cv_system_name(row->system), cv_role_name(row->role), row->fault->name);
         if (s.n == 0) {
-            cv_text_add(out, "no write recovered</text>\n");
+            cv_text_add(out, "%s</text>\n",
+                        row->role == CV_LEADER ? "no write in a newer term" : "no write came back");
         } else {
             cv_text_add(out, "p50 %s ms, max %s ms, n = %zu</text>\n", p50, max, s.n);
         }
@@ -133,11 +134,10 @@ static void range(const struct cv_report* r, struct axis* a)
 
 void cv_svg_cdf(const struct cv_report* r, struct cv_text* out)
 {
-    struct mark marks[3] = {
-        {CV_PUBLISHED_TIKV_MS, "m0", "published: TiKV, double free, 89 ms", 0, 0},
-        {CV_PUBLISHED_ETCD_MS, "m1", "published: etcd, out of bounds, 127 ms", 0, 0},
-        {r->options->election_ms, "m2", "", 0, 0}};
-    snprintf(marks[2].text, sizeof marks[2].text, "election timeout here, %u ms",
+    struct mark marks[3] = {{CV_PUBLISHED_TIKV_MS, "m0", "TiKV, published: 89 ms", 0, 0},
+                            {CV_PUBLISHED_ETCD_MS, "m1", "etcd, published: 127 ms", 0, 0},
+                            {r->options->election_ms, "m2", "", 0, 0}};
+    snprintf(marks[2].text, sizeof marks[2].text, "election timeout: %u ms",
              r->options->election_ms);
     struct axis a;
     struct cv_labels labels = {.n = 0};

@@ -67,6 +67,7 @@ struct cv_run
     bool died;  /* a process ended that should not have */
     unsigned victim;
     uint64_t trace_lost;
+    unsigned logs_checked; /* replicas whose log was searched for the acknowledged writes */
     char violation[400];
     char kept[512]; /* directory that was left behind, "" for none */
 };
@@ -127,6 +128,8 @@ int cv_run_once(const struct cv_options* o, int system, int role, const struct c
 /* ---- rows.c: adding up */
 void cv_row_add(struct cv_row* row, const struct cv_run* run, const struct cv_trial* trial);
 void cv_row_free(struct cv_row* row);
+/* Is run number @run, which was not correct, told in full? Of a baseline row only the first is. */
+bool cv_row_lists(const struct cv_row* row, size_t run);
 /* Derived figures of one run. */
 void cv_run_derive(struct cv_run* run, const struct cv_trial* t, const struct cv_options* o);
 /* 0, 3, 4 or 5 over all raftguard rows. */

@@ -45,7 +45,8 @@ static const char style[] =
     ".p4,.p4t{fill:var(--s6)}.p5,.p5t{fill:var(--s3)}.p6,.p6t{fill:var(--s4)}\n"
     ".st-leader{fill:var(--s0)}.st-follower{fill:var(--grey)}.st-candidate{fill:var(--s1)}"
     ".st-contained{fill:var(--s5)}.st-down{fill:none;stroke:var(--dim);stroke-dasharray:2 2}"
-    ".st-starting{fill:var(--s6)}.tick{stroke:var(--fg)}.ev{paint-order:stroke;stroke:var(--bg);"
+    ".st-probation{fill:var(--s6)}.st-starting{fill:var(--s4)}.tick{stroke:var(--fg)}.ev{paint-"
+    "order:stroke;stroke:var(--bg);"
     "stroke-width:3px;"
     "stroke-linejoin:round}.ack{stroke:var(--s2);fill:none}"
     "code{font-size:13px;overflow-wrap:anywhere}\n";
@@ -124,7 +125,7 @@ static void problems(const struct cv_report* r, struct cv_text* out)
         const struct cv_row* row = &r->rows[i];
         for (size_t k = 0; k < row->n_runs; k++) {
             const struct cv_run* run = &row->runs[k];
-            if (run->judgement.verdict == CV_CORRECT) {
+            if (run->judgement.verdict == CV_CORRECT || !cv_row_lists(row, k)) {
                 continue;
             }
             cv_text_add(out, any ? "" : "<h2>Runs that were not correct</h2><ul>\n");
@@ -140,6 +141,10 @@ static void problems(const struct cv_report* r, struct cv_text* out)
                 cv_text_add(out, "<br>kept: <code>");
                 cv_text_html(out, run->kept);
                 cv_text_add(out, "</code>");
+            }
+            if (row->system != CV_RAFTGUARD && row->unavailable + row->unsafe > 1) {
+                cv_text_add(out, "<br>and %u more of this baseline row, see run.json",
+                            row->unavailable + row->unsafe - 1);
             }
             cv_text_add(out, "</li>\n");
         }

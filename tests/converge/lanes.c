@@ -9,6 +9,7 @@
  *     clients |||||||    |||||||||||||||||||||
  *             0        2        4        6  ms */
 #include <math.h>
+#include <raftguard/raftlog.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,10 +49,13 @@ static void add_label(struct cv_labels* labels, double x, double y, const char* 
 
 /* ---- states ---------------------------------------------------------------------------------- */
 
-/* What a node is after @event, NULL: as before. */
-static const char* state_after(uint32_t event, const char* before)
+/* What a node is after @r, NULL: as before. */
+static const char* state_after(const struct rguard_trace_record* r, const char* before)
 {
-    switch (event) {
+    bool recovering = strcmp(before, "contained") == 0 || strcmp(before, "probation") == 0;
+    switch (r->event) {
+        case RGUARD_TRACE_LADDER:
+            return r->b == RGUARD_LADDER_PROBATION ? "probation" : NULL;
         case RGUARD_TRACE_CONTAINED:
             return "contained";
         case RGUARD_TRACE_DIED:
@@ -64,7 +68,7 @@ static const char* state_after(uint32_t event, const char* before)
         case RGUARD_TRACE_LEADER:
             return "leader";
         case RGUARD_TRACE_FOLLOWER:
-            return strcmp(before, "contained") == 0 ? NULL : "follower";
+            return recovering ? NULL : "follower";
         case RGUARD_TRACE_SERVING:
             return strcmp(before, "leader") == 0 ? NULL : "follower";
         default:
@@ -103,7 +107,7 @@ static void draw_states(const struct cv_timeline* k, unsigned node, const struct
             break;
         }
         const struct rguard_trace_record* r = &k->ev[node - 1].v[i];
-        const char* next = at < s->from ? NULL : state_after(r->event, state);
+        const char* next = at < s->from ? NULL : state_after(r, state);
         if (next != NULL && at <= s->to) {
             bar(s, from, at, state, y, out);
             from = at;
@@ -217,8 +221,8 @@ static void axis(const struct span* s, double y, struct cv_text* out)
 
 static void state_legend(double y, struct cv_text* out)
 {
-    static const char* const states[] = {"leader",    "follower", "candidate",
-                                         "contained", "down",     "starting"};
+    static const char* const states[] = {"leader",    "follower", "candidate", "contained",
+                                         "probation", "down",     "starting"};
     double x = LEFT;
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
         cv_text_add(out,

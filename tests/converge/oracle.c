@@ -13,6 +13,7 @@
 #include "trial.h"
 
 #include <inttypes.h>
+#include <raftguard/raftlog.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,7 +142,9 @@ static void digests_by_index(const struct cv_trial* t, struct cv_judgement* j)
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
             const struct rguard_trace_record* r = &t->ev[n].v[i];
-            if (r->event == RGUARD_TRACE_APPLIED) {
+            /* What a rollback returned to is a state at an index like any other. */
+            bool rewound = r->event == RGUARD_TRACE_ROLLED_BACK && r->b == 1 && r->a != 0;
+            if (r->event == RGUARD_TRACE_APPLIED || rewound) {
                 all = cv_reserve(all, n_all, &cap, sizeof *all);
                 all[n_all++] = (struct entry){r->index, r->a, n + 1};
             }
@@ -206,35 +209,33 @@ static void leaders(const struct cv_trial* t, struct cv_judgement* j)
     }
 }
 
-/* Containment ends with the first record that says that the victim takes part again. An answer that
- * was on its way when containment began proves nothing, so on the clients' side only writes count
- * that were also invoked inside. */
+/* Until the rollback nothing is applied; until the replica takes part again, nothing acknowledged. An
+ * answer that was on its way when containment began proves nothing, so on the clients' side only
+ * writes count that were also sent inside. */
 static void containment(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j)
 {
-    if (m->contained == 0) {
-        return;
-    }
     const struct cv_events* e = &t->ev[t->victim - 1];
     uint64_t until = UINT64_MAX;
+    bool rolled_back = false;
     const char* what = NULL;
-    for (size_t i = 0; i < e->n; i++) {
+    for (size_t i = 0; i < e->n && until == UINT64_MAX && m->contained != 0; i++) {
         const struct rguard_trace_record* r = &e->v[i];
         if (r->ns < m->contained) {
             continue;
         }
-        if (r->event == RGUARD_TRACE_SERVING || r->event == RGUARD_TRACE_PROBATION_END ||
-            r->event == RGUARD_TRACE_ROLLED_BACK || r->event == RGUARD_TRACE_START) {
-            until = r->ns;
-            break;
-        }
-        if (r->event == RGUARD_TRACE_APPLIED || r->event == RGUARD_TRACE_ACK) {
+        bool takes_part = r->event == RGUARD_TRACE_SERVING || r->event == RGUARD_TRACE_START ||
+                          r->event == RGUARD_TRACE_PROBATION_END ||
+                          (r->event == RGUARD_TRACE_LADDER && r->b == RGUARD_LADDER_PROBATION);
+        until = takes_part ? r->ns : until;
+        rolled_back |= r->event == RGUARD_TRACE_ROLLED_BACK;
+        if (r->event == RGUARD_TRACE_ACK || (r->event == RGUARD_TRACE_APPLIED && !rolled_back)) {
             what = rguard_trace_event_name(r->event);
         }
     }
     if (what != NULL) {
         complain(j, CV_UNSAFE, "node %u recorded '%s' while it was contained", t->victim, what);
     }
-    for (size_t i = 0; i < t->ops.n; i++) {
+    for (size_t i = 0; i < t->ops.n && m->contained != 0; i++) {
         const struct cv_op* op = &t->ops.v[i];
         if (is_write(op) && op->outcome == CV_OK && op->node == t->victim &&
             op->invoke > m->contained && op->reply < until) {
@@ -341,7 +342,8 @@ static void liveness(const struct cv_trial* t, const struct cv_times* m, struct 
         complain(j, CV_UNAVAILABLE, "%s", t->death);
     }
     if (m->first_ack == 0) {
-        complain(j, CV_UNAVAILABLE, "no write was acknowledged after the fault");
+        complain(j, CV_UNAVAILABLE, "no write was acknowledged after the fault%s",
+                 t->leader_fault ? " in a newer term" : "");
     }
     if (m->converged == 0) {
         complain(j, CV_UNAVAILABLE,

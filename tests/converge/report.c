@@ -100,6 +100,8 @@ static void json_run(struct cv_json* j, const struct cv_run* k)
     cv_json_close(j, '}');
     cv_json_uint(j, "acked", k->judgement.acked);
     cv_json_uint(j, "lost", k->judgement.lost);
+    cv_json_uint(j, "logs_checked", k->logs_checked);
+    cv_json_uint(j, "trace_records_lost", k->trace_lost);
     cv_json_string(j, "violation", k->violation[0] != '\0' ? k->violation : NULL);
     cv_json_open(j, "reasons", '[');
     for (unsigned i = 0; i < k->judgement.n_reasons; i++) {
@@ -285,7 +287,7 @@ static void text_problems(const struct cv_report* r, struct cv_text* out)
         const struct cv_row* row = &r->rows[i];
         for (size_t k = 0; k < row->n_runs; k++) {
             const struct cv_run* run = &row->runs[k];
-            if (run->judgement.verdict == CV_CORRECT) {
+            if (run->judgement.verdict == CV_CORRECT || !cv_row_lists(row, k)) {
                 continue;
             }
             cv_text_add(out, any ? "" : "\nruns that were not correct\n");
@@ -298,6 +300,10 @@ static void text_problems(const struct cv_report* r, struct cv_text* out)
             }
             if (run->kept[0] != '\0') {
                 cv_text_add(out, "    kept: %s\n", run->kept);
+            }
+            if (row->system != CV_RAFTGUARD && row->unavailable + row->unsafe > 1) {
+                cv_text_add(out, "    and %u more of this baseline row, see run.json\n",
+                            row->unavailable + row->unsafe - 1);
             }
         }
     }

@@ -143,6 +143,16 @@ void cv_row_add(struct cv_row* row, const struct cv_run* run, const struct cv_tr
     }
 }
 
+bool cv_row_lists(const struct cv_row* row, size_t run)
+{
+    for (size_t i = 0; i < run && row->system != CV_RAFTGUARD; i++) {
+        if (row->runs[i].judgement.verdict != CV_CORRECT) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void cv_row_free(struct cv_row* row)
 {
     struct cv_samples* all[] = {

@@ -261,6 +261,9 @@ static void judge(struct session* s, struct cv_run* out)
     out->died = t->died_wrongly != 0;
     out->victim = t->victim;
     out->trace_lost = t->lost_records;
+    for (unsigned i = 0; i < t->nodes; i++) {
+        out->logs_checked += t->log_read[i];
+    }
     snprintf(out->violation, sizeof out->violation, "%s", t->violation);
     cv_run_derive(out, t, s->o);
 }

@@ -340,6 +340,25 @@ static void applied_while_contained(void** state)
     expect(CV_UNSAFE, "recorded 'applied' while it was contained");
 }
 
+static void acknowledged_before_it_takes_part(void** state)
+{
+    (void)state;
+    event(1, 4.5, RGUARD_TRACE_ACK, 2, 1001, 7); /* after the rollback, still muted */
+    expect(CV_UNSAFE, "recorded 'ack' while it was contained");
+}
+
+static void rolled_back_to_another_state(void** state)
+{
+    (void)state;
+    for (size_t i = 0; i < t.ev[0].n; i++) {
+        if (t.ev[0].v[i].event == RGUARD_TRACE_ROLLED_BACK) {
+            t.ev[0].v[i].a ^= 1;
+            t.ev[0].v[i].b = 1;
+        }
+    }
+    expect(CV_UNSAFE, "at index 1000");
+}
+
 static void acknowledged_while_contained(void** state)
 {
     (void)state;
@@ -453,6 +472,8 @@ int main(void)
         RUN(two_leaders_in_one_term),
         RUN(applied_while_contained),
         RUN(acknowledged_while_contained),
+        RUN(acknowledged_before_it_takes_part),
+        RUN(rolled_back_to_another_state),
         RUN(an_answer_on_its_way_is_no_crime),
         RUN(stale_read),
         RUN(nil_after_a_write_is_stale),
