@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define READ_AHEAD (256u * 1024u)
+
 int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_record* out)
 {
     const struct wal_entry* entry = rguard__wal_index_get(&w->index, index);
@@ -63,6 +65,46 @@ static int grow(rguard_wal* w, size_t bytes)
     return 0;
 }
 
+/* Brings the blocks that hold @entry into read_buf. Reading forward, as a replay does, takes a
+ * window of what follows along; everything else, also the same record again, goes to the device. */
+static int fetch(rguard_wal* w, uint64_t index, const struct wal_entry* entry)
+{
+    bool forward = index == w->read_next && w->read_next != 0;
+    if (forward && entry->lsn >= w->read_from && entry->lsn + entry->len <= w->read_until) {
+        return 0;
+    }
+    const struct wal_segment* segment = rguard__wal_segments_find(&w->segments, entry->lsn);
+    RGUARD_ASSERT(segment != NULL);
+    uint64_t from = entry->lsn / WAL_BLOCK * WAL_BLOCK;
+    uint64_t until = (entry->lsn + entry->len + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK;
+    uint64_t limit = segment->first_lsn + segment->bytes;
+    limit = limit < w->end ? limit : w->end; /* behind the end something may be in flight */
+    if (forward && until < from + READ_AHEAD) {
+        until = from + READ_AHEAD < limit ? from + READ_AHEAD : limit;
+    }
+    w->read_until = 0;
+    int rc = grow(w, (size_t)(until - from));
+    if (rc == 0) {
+        rc = open_for_read(w, segment);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    int64_t got = w->disk->ops->read(w->disk, w->read_file, w->read_buf, (size_t)(until - from),
+                                     from - segment->first_lsn);
+    if (got == -EIO && forward) {
+        w->read_next = 0; /* a bad block in the window need not be this record's */
+        return fetch(w, index, entry);
+    }
+    if (got < 0) {
+        return (int)got;
+    }
+    w->read_from = from;
+    w->read_until = from + (uint64_t)got;
+    /* Short: the file has lost its end. */
+    return entry->lsn + entry->len <= w->read_until ? 0 : RGUARD_ECHECKSUM;
+}
+
 int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out, void* buf,
                     size_t cap)
 {
@@ -75,29 +117,14 @@ int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out
     if (entry->len > cap) {
         return -ENOSPC;
     }
-    const struct wal_segment* segment = rguard__wal_segments_find(&w->segments, entry->lsn);
-    RGUARD_ASSERT(segment != NULL);
-    uint64_t offset = entry->lsn - segment->first_lsn;
-    uint64_t from = offset / WAL_BLOCK * WAL_BLOCK;
-    size_t bytes = (size_t)((offset + entry->len + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK - from);
-    rc = grow(w, bytes);
-    if (rc == 0) {
-        rc = open_for_read(w, segment);
-    }
-    if (rc != 0) {
-        return rc;
-    }
-    int64_t got =
-        bytes == 0 ? 0 : w->disk->ops->read(w->disk, w->read_file, w->read_buf, bytes, from);
-    if (got < 0) {
-        return (int)got;
-    }
     if (entry->len > 0) {
-        if ((uint64_t)got < offset - from + entry->len) {
-            return RGUARD_ECHECKSUM; /* the file has become shorter */
+        rc = fetch(w, index, entry);
+        if (rc != 0) {
+            return rc;
         }
-        memcpy(buf, w->read_buf + (offset - from), entry->len);
+        memcpy(buf, w->read_buf + (entry->lsn - w->read_from), entry->len);
     }
+    w->read_next = index + 1;
     bool good = rguard_crc32c(0, buf, entry->len) == entry->crc || RGUARD_TEST_OFF("wal_crc");
     return good ? 0 : RGUARD_ECHECKSUM;
 }

@@ -142,8 +142,9 @@ RGUARD_API uint64_t rguard_wal_last_index(const rguard_wal* w);  /* 0 or base_in
 RGUARD_API int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_record* out);
 
 /* Reads a durable record from disk (never from the page cache) into @buf and verifies its
- * checksums. -ENOENT, -ENOSPC when @cap is too small (out->len says how much), RGUARD_ECHECKSUM,
- * -EIO. */
+ * checksums. Reading forward takes up to 256 KiB of what follows along, so a replay costs few
+ * reads; the same record again is read again. -ENOENT, -ENOSPC when @cap is too small (out->len
+ * says how much), RGUARD_ECHECKSUM, -EIO. */
 RGUARD_API int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out,
                                void* buf, size_t cap);
 

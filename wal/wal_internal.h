@@ -139,8 +139,10 @@ struct rguard_wal
 
     struct rguard_file* read_file; /* the segment that was read last */
     uint64_t read_sequence;
-    uint8_t* read_buf;
+    uint8_t* read_buf; /* holds the log from LSN read_from to read_until */
     size_t read_bytes;
+    uint64_t read_from, read_until;
+    uint64_t read_next; /* index behind the record that was read last */
 
     struct rguard_wal_stats stats;
 };

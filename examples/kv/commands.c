@@ -91,7 +91,7 @@ static const char* role_name(int role)
 
 RUN(run_info)
 {
-    char text[2048], counters[1024] = "";
+    char text[4096], counters[1024] = "";
     struct kv_backend_info info;
     struct kv_engine_stats stats;
     (void)argv; /* a section's name is accepted and everything is answered */

@@ -16,10 +16,12 @@
 #include <poll.h>
 #include <raftguard/crc32c.h>
 #include <raftguard/wal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define UNUSED __attribute__((unused))
@@ -49,9 +51,15 @@ UNUSED static void remove_tree(const char* dir)
     rmdir(dir);
 }
 
+/* Groups that open thousands of damaged copies set this: what they test is no matter of disks. */
+UNUSED static bool in_memory;
+
 UNUSED static void make_dir(char dir[128])
 {
     const char* tmp = getenv("TMPDIR");
+    if (in_memory && access("/dev/shm", W_OK) == 0) {
+        tmp = "/dev/shm";
+    }
     (void)snprintf(dir, 128, "%s/rguard-wal-XXXXXX", tmp != NULL ? tmp : "/tmp");
     assert_non_null(mkdtemp(dir));
 }
