@@ -179,7 +179,7 @@ static int plan_config(const char* text, struct fp_plan** plan, struct rguard_fp
 int rguard__fp_plan(const char* name, const char* text, struct fp_plan** plan,
                     struct rguard_fp_error* err)
 {
-    struct rguard_fp_error ignored;
+    struct rguard_fp_error ignored = {0, 0, ""};
     err = err != NULL ? err : &ignored;
     if (name == NULL) {
         return plan_config(text, plan, err);

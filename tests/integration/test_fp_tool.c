@@ -127,8 +127,9 @@ static int run_argv(char* const argv[])
 
 #define MAX_ARGS 64
 
-/* The tool with these arguments, NULL at the end. */
-static int fp(const char* first, ...)
+/* The tool with these arguments. */
+#define fp(...) run_tool(__VA_ARGS__, (char*)NULL)
+static int run_tool(const char* first, ...)
 {
     char* argv[MAX_ARGS] = {tool, (char*)(uintptr_t)first};
     va_list ap;
@@ -167,31 +168,31 @@ static int shell(const char* fmt, ...)
 static void check_judges_grammar_alone(void** state)
 {
     (void)state;
-    assert_int_equal(fp("check", "20%3*return(9)->sleep(100)", NULL), 0);
+    assert_int_equal(fp("check", "20%3*return(9)->sleep(100)"), 0);
     assert_string_equal(out, "");
-    assert_int_equal(fp("check", "no/such=1*overrun(16); other = off ;", NULL), 0);
-    assert_int_equal(fp("--json", "check", "off", NULL), 0);
+    assert_int_equal(fp("check", "no/such=1*overrun(16); other = off ;"), 0);
+    assert_int_equal(fp("--json", "check", "off"), 0);
     assert_string_equal(out, "{\"ok\":true}\n");
-    assert_int_equal(fp("check", "wal/append=3*retrun(5)", NULL), 2);
+    assert_int_equal(fp("check", "wal/append=3*retrun(5)"), 2);
     assert_string_equal(out,
                         "rguard-fp: check: col 14: unknown action \"retrun\" (did you mean "
                         "\"return\"?)\n"
                         "  wal/append=3*retrun(5)\n"
                         "               ^~~~~~\n");
-    assert_int_equal(fp("check", "return->", NULL), 2);
+    assert_int_equal(fp("check", "return->"), 2);
     assert_string_equal(out,
                         "rguard-fp: check: col 9: expected a probability, a count or an action, "
                         "found the end\n"
                         "  return->\n"
                         "          ^\n");
-    assert_int_equal(fp("check", "", NULL), 2);
-    assert_int_equal(fp("--json", "check", "1\t*\nreturn(\x1b)", NULL), 2);
+    assert_int_equal(fp("check", ""), 2);
+    assert_int_equal(fp("--json", "check", "1\t*\nreturn(\x1b)"), 2);
     assert_out("\"code\":\"RGUARD_ESPEC\"");
     assert_out("\"offset\":11,\"length\":1}");
     char longish[512];
     memset(longish, ' ', sizeof longish);
     strcpy(longish + 400, "nope");
-    assert_int_equal(fp("check", longish, NULL), 2);
+    assert_int_equal(fp("check", longish), 2);
     assert_out("col 401");
     assert_out(
         "\n  "
@@ -203,9 +204,9 @@ static void check_judges_grammar_alone(void** state)
 static void usage_is_told(void** state)
 {
     (void)state;
-    assert_int_equal(fp("--help", NULL), 0);
+    assert_int_equal(fp("--help"), 0);
     assert_out("usage: rguard-fp [-s SOCK]");
-    assert_int_equal(fp("--version", NULL), 0);
+    assert_int_equal(fp("--version"), 0);
     assert_out("rguard-fp 0.");
     static const char* const bads[][3] = {
         {NULL, NULL, NULL},      {"frobnicate", NULL, NULL}, {"--frobnicate", "list", NULL},
@@ -214,11 +215,11 @@ static void usage_is_told(void** state)
     };
     unsetenv("RGUARD_FAILPOINTS_SOCK");
     for (size_t i = 0; i < sizeof bads / sizeof *bads; i++) {
-        assert_int_equal(fp(bads[i][0], bads[i][1], bads[i][2], NULL), 64);
+        assert_int_equal(fp(bads[i][0], bads[i][1], bads[i][2]), 64);
         assert_int_equal(strncmp(out, "rguard-fp: ", 11), 0);
     }
     setenv("RGUARD_FAILPOINTS_SOCK", "/tmp/%p", 1);
-    assert_int_equal(fp("list", NULL), 64);
+    assert_int_equal(fp("list"), 64);
     unsetenv("RGUARD_FAILPOINTS_SOCK");
 }
 
@@ -229,45 +230,45 @@ static void process_is_controlled(void** state)
 {
     (void)state;
     struct process p = start_target();
-    assert_int_equal(fp("-s", sock, "list", NULL), 0);
+    assert_int_equal(fp("-s", sock, "list"), 0);
     assert_out("tool/errno");
     assert_out("test_fp_tool.c:");
     assert_out("once a millisecond");
-    assert_int_equal(fp("-s", sock, "--json", "list", NULL), 0);
+    assert_int_equal(fp("-s", sock, "--json", "list"), 0);
     assert_out("\"can\":[\"bitflip\",\"overrun\"]");
     setenv("RGUARD_FAILPOINTS_SOCK", sock, 1); /* the default for -s */
 
-    assert_int_equal(fp("set", "tool/errno", "1*errno(ENOSPC)\n-> off", NULL), 0);
+    assert_int_equal(fp("set", "tool/errno", "1*errno(ENOSPC)\n-> off"), 0);
     char line[64] = "";
     assert_non_null(fgets(line, sizeof line, p.out));
     assert_string_equal(line, "errno 28\n");
-    assert_int_equal(fp("stat", "tool/errno", NULL), 0);
+    assert_int_equal(fp("stat", "tool/errno"), 0);
     assert_out("tool/errno  1*errno(ENOSPC) -> off  hits ");
     assert_out("fired 1");
 
-    assert_int_equal(fp("set", "tool/errno", "5*retrun", NULL), 2);
+    assert_int_equal(fp("set", "tool/errno", "5*retrun"), 2);
     assert_out("rguard-fp: set: col 3: unknown action");
     assert_out("  5*retrun\n    ^~~~~~\n");
-    assert_int_equal(fp("set", "tool/errno", "", NULL), 2);
-    assert_int_equal(fp("set", "tool/errno", " ", NULL), 2);
-    assert_int_equal(fp("set", "tool/errn", "off", NULL), 3);
+    assert_int_equal(fp("set", "tool/errno", ""), 2);
+    assert_int_equal(fp("set", "tool/errno", " "), 2);
+    assert_int_equal(fp("set", "tool/errn", "off"), 3);
     assert_out("did you mean \"tool/errno\"?");
-    assert_int_equal(fp("set", "tool errno", "off", NULL), 3);
-    assert_int_equal(fp("off", "tool/nosuch", NULL), 3);
-    assert_int_equal(fp("stat", "tool/nosuch", NULL), 3);
-    assert_int_equal(fp("set", "tool/if", "1*double_free", NULL), 6);
+    assert_int_equal(fp("set", "tool errno", "off"), 3);
+    assert_int_equal(fp("off", "tool/nosuch"), 3);
+    assert_int_equal(fp("stat", "tool/nosuch"), 3);
+    assert_int_equal(fp("set", "tool/if", "1*double_free"), 6);
     assert_out("cannot do \"double_free\"");
 
-    assert_int_equal(fp("set", "tool/point", "sleep(1000s)", NULL), 0);
-    assert_int_equal(fp("off", "tool/point", NULL), 0); /* wakes it, or the rest would hang */
-    assert_int_equal(fp("set", "tool/errno", "errno(5)", NULL), 0);
-    assert_int_equal(fp("off-all", NULL), 0);
-    assert_int_equal(fp("stat", "tool/errno", NULL), 0);
+    assert_int_equal(fp("set", "tool/point", "sleep(1000s)"), 0);
+    assert_int_equal(fp("off", "tool/point"), 0); /* wakes it, or the rest would hang */
+    assert_int_equal(fp("set", "tool/errno", "errno(5)"), 0);
+    assert_int_equal(fp("off-all"), 0);
+    assert_int_equal(fp("stat", "tool/errno"), 0);
     assert_out("tool/errno  off  hits ");
-    assert_int_equal(fp("set", "tool/if", "return", NULL), 0);
+    assert_int_equal(fp("set", "tool/if", "return"), 0);
     assert_int_equal(wait_for(&p), 0);
     assert_int_equal(access(sock, F_OK), -1);
-    assert_int_equal(fp("list", NULL), 5);
+    assert_int_equal(fp("list"), 5);
     unsetenv("RGUARD_FAILPOINTS_SOCK");
 }
 
@@ -276,12 +277,12 @@ static void fatal_program_is_armed_and_reported(void** state)
     (void)state;
     for (int i = 0; i < 3; i++) { /* the second finds the socket that the first left behind */
         struct process p = start_target();
-        assert_int_equal(fp("-s", sock, "set", "tool/point", "kill", NULL), 0);
+        assert_int_equal(fp("-s", sock, "set", "tool/point", "kill"), 0);
         assert_int_equal(wait_for(&p), -SIGKILL);
-        assert_int_equal(fp("-s", sock, "set", "tool/point", "kill", NULL), 5);
+        assert_int_equal(fp("-s", sock, "set", "tool/point", "kill"), 5);
     }
     assert_int_equal(unlink(sock), 0);
-    assert_int_equal(fp("-s", sock, "off-all", NULL), 5);
+    assert_int_equal(fp("-s", sock, "off-all"), 5);
 }
 
 static void bad_environment_is_exit_78(void** state)

@@ -33,14 +33,15 @@ static void point(void)
     RGUARD_FP_POINT("env/point", "another one");
 }
 
-/* name, value, name, value, ..., NULL; then runs @fn and returns its status. */
-static int in_child(int (*fn)(void), const char* name, ...)
+/* Sets name, value, name, value, ... in a child, runs @fn there and returns its status. */
+#define in_child(...) run_in_child(__VA_ARGS__, (char*)NULL)
+static int run_in_child(int (*fn)(void), ...)
 {
     pid_t child = fork();
     if (child == 0) {
         va_list ap;
-        va_start(ap, name);
-        for (; name != NULL; name = va_arg(ap, const char*)) {
+        va_start(ap, fn);
+        for (const char* name; (name = va_arg(ap, const char*)) != NULL;) {
             setenv(name, va_arg(ap, const char*), 1);
         }
         va_end(ap);
@@ -68,12 +69,11 @@ static int start(void)
 static void config_arms(void** state)
 {
     (void)state;
-    assert_int_equal(in_child(start, NULL), 0);
-    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "", NULL), 0);
-    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=return", NULL), 1);
-    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=return;env/point=print;", NULL),
-                     1);
-    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=1*off->return", NULL), 0);
+    assert_int_equal(in_child(start), 0);
+    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", ""), 0);
+    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=return"), 1);
+    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=return;env/point=print;"), 1);
+    assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=1*off->return"), 0);
 }
 
 static void bad_environment_arms_nothing(void** state)
@@ -111,7 +111,7 @@ static void bad_environment_arms_nothing(void** state)
         int status =
             in_child(start, "RGUARD_FAILPOINTS", config ? bads[i].value : "env/site=return",
                      "RGUARD_FAILPOINTS_SOCK", sock ? bads[i].value : socket_path,
-                     config ? "IGNORED" : bads[i].name, bads[i].value, NULL);
+                     config ? "IGNORED" : bads[i].name, bads[i].value);
         if (status != 78) {
             fail_msg("%s=%s: %d", bads[i].name, bads[i].value, status);
         }
@@ -138,9 +138,8 @@ static void seed_and_node_decide(void** state)
     static const char* const seeds[] = {"42", "0x2a", "42", "43"};
     static const char* const nodes[] = {"n1", "n1", "n2", "n1"};
     for (int i = 0; i < 4; i++) {
-        seen[i] =
-            in_child(pattern, "RGUARD_FAILPOINTS", "env/site=50%return", "RGUARD_FAILPOINTS_SEED",
-                     seeds[i], "RGUARD_FAILPOINTS_NODE", nodes[i], NULL);
+        seen[i] = in_child(pattern, "RGUARD_FAILPOINTS", "env/site=50%return",
+                           "RGUARD_FAILPOINTS_SEED", seeds[i], "RGUARD_FAILPOINTS_NODE", nodes[i]);
         assert_in_range(seen[i], 0, 127);
     }
     assert_int_equal(seen[0], seen[1]);
@@ -168,9 +167,9 @@ static void socket_path_is_expanded(void** state)
     (void)state;
     char tmpl[96];
     snprintf(tmpl, sizeof tmpl, "%s/%%n-%%p%%%%.sock", dir);
-    assert_int_equal(in_child(socket_is_named, "RGUARD_FAILPOINTS_SOCK", tmpl,
-                              "RGUARD_FAILPOINTS_NODE", "n1", NULL),
-                     0);
+    assert_int_equal(
+        in_child(socket_is_named, "RGUARD_FAILPOINTS_SOCK", tmpl, "RGUARD_FAILPOINTS_NODE", "n1"),
+        0);
 }
 
 /* ---- journal ----------------------------------------------------------------------------------
@@ -242,8 +241,7 @@ static void journal_survives(void** state)
     for (size_t i = 0; i < 2; i++) { /* the second goes on where the first was cut off */
         assert_int_equal(
             in_child(fire_and_die, "RGUARD_FAILPOINTS", runs[i].config, "RGUARD_FAILPOINTS_JOURNAL",
-                     journal_path, "RGUARD_FAILPOINTS_SEED", "42", "RGUARD_FAILPOINTS_NODE", "n1",
-                     NULL),
+                     journal_path, "RGUARD_FAILPOINTS_SEED", "42", "RGUARD_FAILPOINTS_NODE", "n1"),
             runs[i].status);
         size_t bytes;
         const struct fp_journal_header* h = map_journal(&bytes);
@@ -274,7 +272,7 @@ static void journal_is_a_ring(void** state)
 {
     (void)state;
     assert_int_equal(in_child(fire_around, "RGUARD_FAILPOINTS", "env/site=return",
-                              "RGUARD_FAILPOINTS_JOURNAL", journal_path, NULL),
+                              "RGUARD_FAILPOINTS_JOURNAL", journal_path),
                      0);
     size_t bytes;
     const struct fp_journal_header* h = map_journal(&bytes);
