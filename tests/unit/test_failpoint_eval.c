@@ -397,9 +397,12 @@ static void bits_are_chosen_by_the_seed(void** state)
 
 #define THREADS 8
 
+static pthread_barrier_t start_line;
+
 static void* hit_many(void* arg)
 {
     long fired = 0;
+    pthread_barrier_wait(&start_line);
     for (int i = 0; i < 20000; i++) {
         fired += site_if();
     }
@@ -407,12 +410,19 @@ static void* hit_many(void* arg)
     return NULL;
 }
 
+/* 5 as promised; 50000, so that threads also meet in the middle of counting down. */
 static void counts_are_exact_under_threads(void** state)
 {
     (void)state;
-    for (int round = 0; round < 20; round++) {
+    static const struct
+    {
+        const char* program;
+        long fires;
+    } cases[] = {{"5*return", 5}, {"50%5*return", 5}, {"50000*return", 50000}};
+    assert_int_equal(pthread_barrier_init(&start_line, NULL, THREADS), 0);
+    for (size_t round = 0; round < 18; round++) {
         struct rguard_fp_stat before = stat_of("eval/if");
-        set("eval/if", round % 2 == 0 ? "5*return" : "50%5*return");
+        set("eval/if", cases[round % 3].program);
         pthread_t threads[THREADS];
         long fired[THREADS];
         long total = 0;
@@ -423,11 +433,12 @@ static void counts_are_exact_under_threads(void** state)
             pthread_join(threads[i], NULL);
             total += fired[i];
         }
-        assert_int_equal(total, 5);
+        assert_int_equal(total, cases[round % 3].fires);
         struct rguard_fp_stat after = stat_of("eval/if");
-        assert_int_equal(after.fired - before.fired, 5);
+        assert_int_equal(after.fired - before.fired, total);
         assert_int_equal(after.hits - before.hits, THREADS * 20000);
     }
+    pthread_barrier_destroy(&start_line);
 }
 
 struct sleeper
