@@ -2,8 +2,9 @@
 /* The words of the control protocol: one line in, one JSON object on one line out. README.md has
  * the exact text. Invariant: a reply is one line whatever the request held, and a request that is
  * refused has changed nothing. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <inttypes.h>
 #include <stdio.h>

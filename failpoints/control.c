@@ -11,8 +11,9 @@
  *     armed nothing.
  *   - The lock is held whenever the thread is not in poll(): a fork never sees a half-made table.
  *   - A socket file that is removed was either refused by connect() (stale) or is our own inode. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <errno.h>
 #include <poll.h>

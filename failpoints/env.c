@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The environment of a process with sites. Invariant: everything that can be wrong is found before
  * anything is armed; on an error nothing is armed, nothing listens and no journal is open. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <ctype.h>
 #include <errno.h>

@@ -15,8 +15,9 @@
  *     by compare and swap: N threads never make it N + 1.
  *   - No lock is held and errno is kept; nothing is allocated. What ends the process (panic, abort,
  *     kill) is done after the program has been left, because a SIGABRT handler may jump away. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <raftguard/trace.h>
 

@@ -99,18 +99,22 @@ RGUARD_API void rguard_fp_off_all(void);
 /* Judges the grammar of one program or one config alone: no names, no capabilities. */
 RGUARD_API int rguard_fp_check(const char* text, struct rguard_fp_error* err);
 
-/* Reads RGUARD_FAILPOINTS (config), RGUARD_FAILPOINTS_SEED, RGUARD_FAILPOINTS_JOURNAL (path),
- * RGUARD_FAILPOINTS_SOCK (path; %p is the process id) from the environment and acts on them;
- * ignored in a setuid process. On a bad config nothing is armed and RGUARD_ESPEC, RGUARD_EUNKNOWN
- * or RGUARD_EREFUSED comes back: programs exit with 78. Call it once, before threads are started.
- */
+/* Reads RGUARD_FAILPOINTS (config), RGUARD_FAILPOINTS_SEED, RGUARD_FAILPOINTS_NODE (name of this
+ * node), RGUARD_FAILPOINTS_JOURNAL and RGUARD_FAILPOINTS_SOCK (paths; %p is the process id, %n the
+ * node) from the environment and acts on them; ignored in a setuid process. On any error nothing is
+ * armed and nothing listens: RGUARD_ESPEC, RGUARD_EUNKNOWN or RGUARD_EREFUSED, after which programs
+ * exit with 78, or what opening the journal or the socket answered; @err->message says which. In a
+ * build without failpoints 0 while none of them asks for anything, else RGUARD_ENOTSUP. Call it
+ * once, before threads are started. */
 RGUARD_API int rguard_fp_init_from_env(struct rguard_fp_error* err);
 
 /* Stops the control thread, removes the socket, closes the journal. */
 RGUARD_API void rguard_fp_fini(void);
 
 /* Serves the line protocol of rguard-fp on a Unix socket (mode 0600, peer uid checked). The thread
- * blocks all signals but SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT. */
+ * blocks all signals but SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT. A socket file that nobody
+ * listens on any more is replaced. RGUARD_ESTATE when there is one already, -EADDRINUSE when another
+ * process listens there, -EEXIST when the path is no socket, or -errno. */
 RGUARD_API int rguard_fp_listen(const char* path);
 
 struct rguard_fp_stat

@@ -9,8 +9,9 @@
  * them; writers never block. The file's blocks are allocated at open, so that a full disk is an
  * error there and not a SIGBUS in the middle of a fault. Opening an existing journal goes on where
  * it ended: a node that was restarted keeps its history. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <errno.h>
 #include <fcntl.h>

@@ -10,8 +10,9 @@
  *   - A site's hot byte is set if and only if its point has a program (but for the moment between
  *     the two stores; a site that is hot too early finds no program and does nothing).
  *   - One mutex guards all of it; evaluation never takes it. */
-#ifndef RGUARD_NO_FAILPOINTS
 #include "failpoint_internal.h"
+
+#ifndef RGUARD_NO_FAILPOINTS
 
 #include <errno.h>
 #include <limits.h>

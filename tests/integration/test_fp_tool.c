@@ -331,7 +331,8 @@ static const char library[] =
     "failpoints/journal.c failpoints/env.c failpoints/control.c failpoints/commands.c "
     "failpoints/absent.c guard/error.c guard/trace.c";
 
-static const char flags[] = "-std=c11 -D_GNU_SOURCE -pthread -Ibuild/include -Wall -Wextra -Werror";
+static const char flags[] =
+    "-std=c11 -D_GNU_SOURCE -pthread -Ibuild/include -Wall -Wextra -Wpedantic -Werror";
 
 static const char present[] =
     "compiled 1 sites 4 init 0 set 0 fired 1 err 0 act 0 check 0 -20017 off 0 stat 0 listen -22 "
