@@ -286,6 +286,9 @@ static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsign
         rguard__replica_log(rep, RGUARD_LOG_WARN, "engine made no snapshot: %s",
                             rguard_strerror(rv));
         raft_free(*bufs);
+        if (rv == RGUARD_ECHECKSUM || rv == RGUARD_ECANARY || rv == RGUARD_EVIOLATION) {
+            rguard__replica_die(rep, "the engine found its state damaged");
+        }
         return RAFT_BUSY; /* libraft tries again later */
     }
     (*bufs)[0] = (struct raft_buffer){.base = data, .len = len};

@@ -45,7 +45,9 @@ struct rguard_engine
      * diverged. */
     int (*apply)(void* user, uint64_t index, const void* cmd, size_t len, void** result);
 
-    /* Serialises the whole state into one malloc()ed buffer; ownership passes to the caller. */
+    /* Serialises the whole state into one malloc()ed buffer; ownership passes to the caller. An error
+     * means "not now", except RGUARD_ECHECKSUM, RGUARD_ECANARY and RGUARD_EVIOLATION: the engine found
+     * its state damaged, and the process is stopped as after an IMPRECISE violation. */
     int (*snapshot)(void* user, void** data, size_t* len);
 
     /* Replaces the whole state. @data is the caller's. @len 0: the empty state. */
