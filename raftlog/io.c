@@ -187,9 +187,9 @@ static int io_append(struct raft_io* io, struct raft_io_append* req,
         free(a);
         return RAFT_NOMEM;
     }
-    uint64_t index = rguard_wal_last_index(rep->wal);
+    uint64_t last = rguard_wal_last_index(rep->wal);
     for (unsigned i = 0; i < n; i++) {
-        rep->records[i] = (struct rguard_wal_record){.index = ++index,
+        rep->records[i] = (struct rguard_wal_record){.index = last + 1 + i,
                                                      .term = entries[i].term,
                                                      .type = entries[i].type,
                                                      .len = (uint32_t)entries[i].buf.len,

@@ -598,9 +598,9 @@ static int open_storage(rguard_replica* rep, char* errmsg, size_t cap)
     rguard_trace(RGUARD_TRACE_WAL_VERIFIED, rep->wal_report.term, rep->wal_report.last_index,
                  rep->wal_report.verdict, rep->wal_report.last_index);
     if (rv != 0) {
-        return fail(errmsg, cap, rv, "%s: %s", rep->opt.dir,
-                    rep->wal_report.message[0] != '\0' ? rep->wal_report.message
-                                                       : rguard_strerror(rv));
+        return fail(
+            errmsg, cap, rv, "%s: %s", rep->opt.dir,
+            rep->wal_report.message[0] != '\0' ? rep->wal_report.message : rguard_strerror(rv));
     }
     if (rep->wal_report.message[0] != '\0') {
         rguard__replica_log(rep, RGUARD_LOG_WARN, "log: %s: %s",
