@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rguard-wal as a user runs it: real processes, exit codes, output, and untouched files. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <raftguard/crc32c.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SEGMENT "00000000000000000001.wal"
+
+static char tool[512];
+static char root[128]; /* one temporary directory for everything */
+static char output[1 << 20];
+
+/* Runs a shell command with $W the tool and $D the directory; stdout and stderr go to `output`. */
+__attribute__((format(printf, 1, 2))) static int run(const char* format, ...)
+{
+    char command[2048], line[4096];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(command, sizeof command, format, args);
+    va_end(args);
+    (void)snprintf(line, sizeof line, "{ %s; } > %s/output 2>&1", command, root);
+    int status = system(line);
+    (void)snprintf(line, sizeof line, "%s/output", root);
+    int fd = open(line, O_RDONLY);
+    ssize_t n = read(fd, output, sizeof output - 1);
+    close(fd);
+    output[n > 0 ? n : 0] = '\0';
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+static void expect(int code, int got)
+{
+    if (got != code) {
+        fail_msg("exit %d instead of %d: %s", got, code, output);
+    }
+}
+
+static int setup(void** state)
+{
+    (void)state;
+    char dir[256];
+    (void)snprintf(dir, sizeof dir, "%s/d", root);
+    setenv("D", dir, 1);
+    return run("rm -rf $D $D.2");
+}
+
+static void flip(uint64_t offset, unsigned bit)
+{
+    char path[512];
+    uint8_t byte;
+    (void)snprintf(path, sizeof path, "%s/d/" SEGMENT, root);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)offset), 1);
+    byte ^= (uint8_t)(1u << bit);
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)offset), 1);
+    close(fd);
+}
+
+static void zero_sector(uint64_t offset)
+{
+    expect(0, run("dd if=/dev/zero of=$D/" SEGMENT " bs=512 seek=%u count=1 conv=notrunc",
+                  (unsigned)(offset / 512)));
+}
+
+/* Value of the first `"key": N` behind @from. */
+static uint64_t value(const char* from, const char* key)
+{
+    char pattern[64];
+    (void)snprintf(pattern, sizeof pattern, "\"%s\": ", key);
+    const char* at = strstr(from, pattern);
+    if (at == NULL) {
+        fail_msg("no %s in %.200s", key, from);
+    }
+    return strtoull(at + strlen(pattern), NULL, 10);
+}
+
+static int count(const char* needle)
+{
+    int n = 0;
+    for (const char* p = output; (p = strstr(p, needle)) != NULL; p++) {
+        n++;
+    }
+    return n;
+}
+
+static void fill_verify_dump(void** state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "clean_end: records 1 to 1000"));
+    assert_non_null(strstr(output, "closed cleanly"));
+    expect(0, run("$W verify $D --json"));
+    assert_int_equal(value(output, "last_index"), 1000);
+    assert_int_equal(value(output, "code"), 0);
+    expect(0, run("$W dump $D --json"));
+    const char* records = strstr(output, "\"records\": [");
+    assert_non_null(records);
+    for (uint64_t i = 1; i <= 1000; i++) {
+        records = strstr(records, "{\"index\": ");
+        assert_non_null(records);
+        assert_int_equal(value(records, "index"), i);
+        assert_int_equal(value(records, "term"), 1);
+        assert_int_equal(value(records, "len"), 512);
+        records++;
+    }
+    assert_null(strstr(records, "{\"index\": "));
+    expect(0, run("$W dump $D"));
+    assert_int_equal(count(" term 1 type 1 len 512 crc "), 1000);
+}
+
+static void json_is_json(void** state)
+{
+    (void)state;
+    if (run("python3 -c pass") != 0) {
+        skip();
+    }
+    expect(0, run("$W fill $D --records 10 --no-close"));
+    flip(5000, 1);
+    expect(0, run("$W dump $D --json 2>/dev/null | python3 -c 'import json,sys; "
+                  "d=json.load(sys.stdin); assert d[\"code\"] == 2 and d[\"records\"] == []'"));
+    expect(0, run("cd %s && mkdir 'a\"b' && { $W verify 'a\"b' --json 2>/dev/null | "
+                  "python3 -c 'import json,sys; assert json.load(sys.stdin)[\"code\"] == 5'; }",
+                  root));
+}
+
+static void the_same_seed_makes_the_same_bytes(void** state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 300 --size 1000 --seed 42 --batch 7"));
+    expect(0, run("RGUARD_WAL_BACKEND=sync $W fill $D.2 --records 300 --size 1000 --seed 42 "
+                  "--batch 7"));
+    expect(0, run("diff -r $D $D.2"));
+    expect(0, run("rm -r $D.2; $W fill $D.2 --records 300 --size 1000 --seed 43 --batch 7"));
+    expect(1, run("diff -rq $D $D.2"));
+    expect(0, run("$W fill $D --records 5"));
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 305"));
+}
+
+static void one_flipped_bit_is_found_and_nothing_is_touched(void** state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
+    expect(0, run("$W dump $D --json"));
+    uint64_t offset = value(strstr(output, "{\"index\": 500,"), "offset");
+    flip(offset + 100, 5);
+    expect(0, run("cd $D && cksum * > ../sums"));
+    expect(3, run("$W verify $D"));
+    assert_non_null(strstr(output, SEGMENT));
+    assert_non_null(strstr(output, "records 497 to 512"));
+    expect(3, run("$W verify $D --json"));
+    assert_int_equal(value(output, "damage_first_index"), 497);
+    expect(3, run("$W dump $D --json"));
+    assert_int_equal(count("{\"index\": "), 1000 - 16); /* the others are still told */
+    expect(3, run("$W fill $D"));
+    expect(0, run("cd $D && cksum * | diff - ../sums"));
+}
+
+static void tails(void** state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 32 --size 512 --no-close")); /* 12 KiB at 4096 and 16384 */
+    expect(0, run("$W verify $D"));
+    zero_sector(16384 + 8192);
+    expect(1, run("$W verify $D"));
+    assert_non_null(strstr(output, "torn_tail: records 1 to 16"));
+    expect(0, run("$W fill $D --records 1")); /* opens it, which drops the tail */
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 17"));
+    expect(0, run("rm -r $D; $W fill $D --records 32 --size 512 --no-close"));
+    flip(16384 + 5000, 2);
+    expect(2, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 17 to 32"));
+    expect(2, run("$W dump $D"));
+}
+
+static void foreign_directories(void** state)
+{
+    (void)state;
+    expect(0, run("mkdir $D"));
+    expect(5, run("$W verify $D"));
+    expect(0, run("touch $D/metadata1"));
+    expect(5, run("$W verify $D"));
+    expect(5, run("$W dump $D --json"));
+    expect(5, run("$W fill $D"));
+    expect(0, run("rm $D/*; touch $D/precious"));
+    expect(5, run("$W fill $D"));
+    expect(0, run("test \"$(ls -A $D)\" = precious"));
+    expect(4, run("$W verify $D/nothing"));
+    assert_non_null(strstr(output, "No such file"));
+    expect(4, run("$W verify $W"));
+    expect(4, run("$W fill $D/nothing/deeper"));
+}
+
+static void bad_usage(void** state)
+{
+    (void)state;
+    static const char* const bad[] = {"",
+                                      "verify",
+                                      "verify $D $D",
+                                      "frobnicate $D",
+                                      "verify",
+                                      "verify $D --all",
+                                      "fill $D --records",
+                                      "fill $D --records 0",
+                                      "fill",
+                                      "fill $D --size x",
+                                      "fill $D --records -1",
+                                      "fill $D --size 9999999999",
+                                      "dump $D -x",
+                                      "verify $D --seed 3",
+                                      "fill $D --batch 60000 --size 8000000",
+                                      "repair $D --drop-tail"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        expect(64, run("$W %s", bad[i]));
+    }
+    expect(0, run("$W --help"));
+    assert_non_null(strstr(output, "usage:"));
+    expect(0, run("$W --version"));
+    assert_non_null(strstr(output, "rguard-wal 0."));
+    expect(0, run("test ! -e $D"));
+    expect(78, run("RGUARD_FAILPOINTS='wal/write=frob' $W fill $D"));
+    expect(0, run("test ! -e $D"));
+    expect(4, run("$W --help > /dev/full")); /* what nobody has read was not said */
+}
+
+static void failures_while_filling(void** state)
+{
+    (void)state;
+    expect(4, run("RGUARD_FAILPOINTS='wal/write=errno(EIO)' $W fill $D"));
+    assert_non_null(strstr(output, "Input/output error"));
+    expect(0, run("rm -rf $D; $W fill $D --records 100")); /* 64 KiB of blocks */
+    expect(4, run("(ulimit -f 8; trap '' XFSZ; $W fill $D.2)"));
+    assert_non_null(strstr(output, "cannot create the log"));
+    expect(4, run("RGUARD_FAILPOINTS='wal/append=errno(ENOSPC)' $W fill $D"));
+    assert_non_null(strstr(output, "No space left"));
+    expect(0, run("$W verify $D"));
+}
+
+static void wait_ms(long ms)
+{
+    struct timespec ts = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&ts, NULL);
+}
+
+static pid_t start_fill(const char* records)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl(tool, tool, "fill", getenv("D"), "--records", records, "--batch", "1", "--size",
+              "3000", (char*)NULL);
+        _exit(127);
+    }
+    for (int i = 0; i < 500 && run("$W verify $D") != 0; i++) {
+        wait_ms(10);
+    }
+    return pid;
+}
+
+static void a_log_in_use_is_read_without_harm(void** state)
+{
+    (void)state;
+    int status;
+    pid_t pid = start_fill("1000000");
+    uint64_t last = 0;
+    for (int i = 0; i < 15; i++) {
+        expect(0, run("$W verify $D --json"));
+        assert_true(value(output, "last_index") >= last);
+        last = value(output, "last_index");
+        expect(4, run("$W fill $D --records 1"));
+        assert_non_null(strstr(output, "in use"));
+    }
+    kill(pid, SIGINT);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 130);
+    assert_true(last > 0);
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "closed cleanly"));
+}
+
+static void a_killed_writer_leaves_a_good_log(void** state)
+{
+    (void)state;
+    int status;
+    pid_t pid = start_fill("1000000");
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_in_range(run("$W verify $D"), 0, 1);
+    expect(0, run("$W fill $D --records 3"));
+    expect(0, run("$W verify $D"));
+}
+
+static int group_setup(void** state)
+{
+    (void)state;
+    const char* bin = getenv("RGUARD_BIN");
+    const char* tmp = getenv("TMPDIR");
+    (void)snprintf(tool, sizeof tool, "%s/rguard-wal", bin != NULL ? bin : "build/bin");
+    setenv("W", tool, 1);
+    (void)snprintf(root, sizeof root, "%s/rguard-wal-tool-XXXXXX", tmp != NULL ? tmp : "/tmp");
+    return mkdtemp(root) == NULL || access(tool, X_OK) != 0;
+}
+
+static int group_teardown(void** state)
+{
+    (void)state;
+    char line[256];
+    (void)snprintf(line, sizeof line, "rm -rf %s", root);
+    return system(line);
+}
+
+#define T(test) cmocka_unit_test_setup(test, setup)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(fill_verify_dump),
+        T(json_is_json),
+        T(the_same_seed_makes_the_same_bytes),
+        T(one_flipped_bit_is_found_and_nothing_is_touched),
+        T(tails),
+        T(foreign_directories),
+        T(bad_usage),
+        T(failures_while_filling),
+        T(a_log_in_use_is_read_without_harm),
+        T(a_killed_writer_leaves_a_good_log),
+    };
+    return cmocka_run_group_tests_name("wal_tool", tests, group_setup, group_teardown);
+}
