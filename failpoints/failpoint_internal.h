@@ -65,17 +65,6 @@ int rguard__fp_parse_config(const char* text, struct fp_config* config,
 
 const char* rguard__fp_action_name(uint32_t action);
 
-/* Edits (insert, delete, replace, swap neighbours) between two words, case ignored. Words longer
- * than 64 bytes are UINT_MAX apart from everything. */
-unsigned rguard__fp_distance(const char* a, size_t alen, const char* b, size_t blen);
-
-/* true when @distance is close enough to suggest a word to who wrote @len bytes. */
-bool rguard__fp_close_enough(unsigned distance, size_t len);
-
-/* Fills @err (may be NULL) and returns @code. */
-int rguard__fp_error(struct rguard_fp_error* err, int code, size_t offset, size_t length,
-                     const char* fmt, ...) __attribute__((format(printf, 5, 6)));
-
 /* ---- eval.c: what is armed and how it decides -------------------------------------------------
  */
 
@@ -194,6 +183,17 @@ void rguard__fp_refuse(struct fp_buf* reply, int code, const char* why);
 
 /* ---- text.c -----------------------------------------------------------------------------------
  */
+
+/* Edits (insert, delete, replace, swap neighbours) between two words, case ignored. Words longer
+ * than 64 bytes are UINT_MAX apart from everything. */
+unsigned rguard__fp_distance(const char* a, size_t alen, const char* b, size_t blen);
+
+/* true when @distance is close enough to suggest a word to who wrote @len bytes. */
+bool rguard__fp_close_enough(unsigned distance, size_t len);
+
+/* Fills @err (may be NULL) and returns @code. */
+int rguard__fp_error(struct rguard_fp_error* err, int code, size_t offset, size_t length,
+                     const char* fmt, ...) __attribute__((format(printf, 5, 6)));
 
 /* Writes @tmpl with %p, %n and %% replaced; RGUARD_ESPEC or -ENAMETOOLONG. */
 int rguard__fp_expand(const char* tmpl, const char* node, char* out, size_t cap,

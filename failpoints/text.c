@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text that grows, JSON strings in it, and path templates. Invariant: data[0..len) is what was put
- * so far; after memory ran out nothing more is put, and the caller looks at failed once, at the
- * end. */
+/* Text that grows, JSON strings in it, path templates, errors and near words. Invariant of a buffer:
+ * data[0..len) is what was put so far; after memory ran out nothing more is put, and the caller
+ * looks at failed once, at the end. */
 #include "failpoint_internal.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,6 +81,58 @@ int rguard__fp_expand(const char* tmpl, const char* node, char* out, size_t cap,
     }
     out[len] = '\0';
     return 0;
+}
+
+int rguard__fp_error(struct rguard_fp_error* err, int code, size_t offset, size_t length,
+                     const char* fmt, ...)
+{
+    if (err != NULL) {
+        err->offset = offset;
+        err->length = length;
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(err->message, sizeof err->message, fmt, ap);
+        va_end(ap);
+    }
+    return code;
+}
+
+#define WORD_MAX 64
+
+/* Optimal string alignment: three rows of the usual table. */
+unsigned rguard__fp_distance(const char* a, size_t alen, const char* b, size_t blen)
+{
+    if (alen > WORD_MAX || blen > WORD_MAX) {
+        return UINT_MAX;
+    }
+    unsigned rows[3][WORD_MAX + 1];
+    for (unsigned j = 0; j <= blen; j++) {
+        rows[0][j] = j;
+    }
+    for (unsigned i = 1; i <= alen; i++) {
+        unsigned* row = rows[i % 3];
+        const unsigned* up = rows[(i + 2) % 3];
+        const unsigned* upup = rows[(i + 1) % 3];
+        int ai = tolower((unsigned char)a[i - 1]);
+        row[0] = i;
+        for (unsigned j = 1; j <= blen; j++) {
+            int bj = tolower((unsigned char)b[j - 1]);
+            unsigned d = up[j - 1] + (ai != bj);
+            d = up[j] + 1 < d ? up[j] + 1 : d;
+            d = row[j - 1] + 1 < d ? row[j - 1] + 1 : d;
+            if (i > 1 && j > 1 && ai == tolower((unsigned char)b[j - 2]) &&
+                bj == tolower((unsigned char)a[i - 2]) && upup[j - 2] + 1 < d) {
+                d = upup[j - 2] + 1;
+            }
+            row[j] = d;
+        }
+    }
+    return rows[alen % 3][blen];
+}
+
+bool rguard__fp_close_enough(unsigned distance, size_t len)
+{
+    return distance <= 1 + len / 4 && distance < len;
 }
 
 static bool reserve(struct fp_buf* buf, size_t more)
