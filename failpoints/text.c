@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text that grows, JSON strings in it, path templates, errors and near words. Invariant of a buffer:
- * data[0..len) is what was put so far; after memory ran out nothing more is put, and the caller
- * looks at failed once, at the end. */
+/* Text that grows, JSON strings in it, path templates, errors and near words. Invariant of a
+ * buffer: data[0..len) is what was put so far; after memory ran out nothing more is put, and the
+ * caller looks at failed once, at the end. */
 #include "failpoint_internal.h"
 
 #include <ctype.h>
