@@ -62,6 +62,16 @@ static void grid(const struct axis* a, struct cv_text* out)
                 (LEFT + RIGHT) / 2, a->top + PLOT_H + 34);
 }
 
+/* One colour per fault and role; the baseline has the same one, dashed. */
+static size_t color_of(const struct cv_report* r, const struct cv_row* row)
+{
+    size_t f = 0;
+    while (f < r->options->n_faults && r->options->faults[f] != row->fault) {
+        f++;
+    }
+    return (2 * f + (size_t)row->role) % 8;
+}
+
 static void curve(const struct axis* a, const struct cv_row* row, size_t color, struct cv_text* out)
 {
     double* v = cv_sorted(&row->write_recovery);
@@ -69,7 +79,7 @@ static void curve(const struct axis* a, const struct cv_row* row, size_t color, 
     if (n == 0) {
         return;
     }
-    cv_text_add(out, "<path class='curve s%zu%s' d='M%.2f %.2f", color % 8,
+    cv_text_add(out, "<path class='curve s%zu%s' d='M%.2f %.2f", color,
                 row->system == CV_LIBRAFT ? " dashed" : "", x_of(a, v[0]), y_of(a, 0));
     for (size_t i = 0; i < n; i++) {
         cv_text_add(out, "H%.2fV%.2f", x_of(a, v[i]), y_of(a, (double)(i + 1) / (double)n));
@@ -107,7 +117,7 @@ static void legend(const struct cv_report* r, double y, struct cv_text* out)
         cv_text_add(
             out,
             "<path class='curve s%zu%s' d='M%.1f %.1fh26'/><text x='%.1f' y='%.1f'>%s, %s/%s: ",
-            i % 8, row->system == CV_LIBRAFT ? " dashed" : "", LEFT, y, LEFT + 34, y + 4,
+            color_of(r, row), row->system == CV_LIBRAFT ? " dashed" : "", LEFT, y, LEFT + 34, y + 4,
             cv_system_name(row->system), cv_role_name(row->role), row->fault->name);
         if (s.n == 0) {
             cv_text_add(out, "%s</text>\n",
@@ -156,7 +166,7 @@ void cv_svg_cdf(const struct cv_report* r, struct cv_text* out)
         draw_mark(&a, &marks[i], out);
     }
     for (size_t i = 0; i < r->n_rows; i++) {
-        curve(&a, &r->rows[i], i, out);
+        curve(&a, &r->rows[i], color_of(r, &r->rows[i]), out);
     }
     legend(r, below, out);
     cv_text_add(out, "</svg>\n");

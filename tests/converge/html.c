@@ -81,8 +81,13 @@ static void table_row(const struct cv_row* row, struct cv_text* out)
     cell(out, c.p95);
     cell(out, c.max);
     cell(out, cv_summarise(&row->longest_gap).max);
-    cv_text_add(out, "<td>%u/%zu</td><td>%" PRIu64 "</td><td>%" PRIu64 "</td><td>%u</td></tr>\n",
-                row->fast, row->n_runs, row->acked, row->lost, row->redone);
+    if (row->role == CV_LEADER) {
+        cv_text_add(out, "<td>%u/%zu</td>", row->fast, row->n_runs);
+    } else {
+        cv_text_add(out, "<td>-</td>"); /* nothing was handed over */
+    }
+    cv_text_add(out, "<td>%" PRIu64 "</td><td>%" PRIu64 "</td><td>%u</td></tr>\n", row->acked,
+                row->lost, row->redone);
 }
 
 static void table(const struct cv_report* r, struct cv_text* out)

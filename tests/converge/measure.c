@@ -59,8 +59,9 @@ static void measure_victim(const struct cv_trial* t, struct cv_times* m)
     m->contained = ns_after(e, RGUARD_TRACE_CONTAINED, m->fault);
     m->notice_sent = ns_after(e, RGUARD_TRACE_NOTICE_SENT, m->fault);
     m->restarted = ns_after(e, RGUARD_TRACE_START, m->fault);
-    /* A process that was started anew verifies and rolls back from its START on. */
-    uint64_t from = m->restarted != 0 ? m->restarted : m->contained;
+    /* A new process verifies its log before it says START. */
+    uint64_t reborn = t->victim_down_ns != 0 ? t->victim_down_ns : m->restarted;
+    uint64_t from = m->restarted != 0 ? reborn : m->contained;
     m->wal_verified = ns_after(e, RGUARD_TRACE_WAL_VERIFIED, from);
     m->rolled_back = ns_after(e, RGUARD_TRACE_ROLLED_BACK, from);
     m->serving = ns_after(e, RGUARD_TRACE_SERVING, from);

@@ -231,8 +231,12 @@ static void text_row(const struct cv_row* row, struct cv_text* out)
     cell(out, c.max, 7);
     cv_text_add(out, "  |");
     cell(out, cv_summarise(&row->longest_gap).max, 7);
-    cv_text_add(out, "  | %7" PRIu64 " %4" PRIu64 "  %u/%zu", row->acked, row->lost, row->fast,
-                row->n_runs);
+    cv_text_add(out, "  | %7" PRIu64 " %4" PRIu64 "  ", row->acked, row->lost);
+    if (row->role == CV_LEADER) {
+        cv_text_add(out, "%u/%zu", row->fast, row->n_runs);
+    } else {
+        cv_text_add(out, "-"); /* nothing was handed over */
+    }
     if (row->redone != 0) {
         cv_text_add(out, "  (%u redone)", row->redone);
     }

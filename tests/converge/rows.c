@@ -8,7 +8,8 @@
 #define MARGIN_NS 5000000u
 
 /* Where a phase has no beginning of its own it starts where the one before it ended. A killed
- * process detects and contains nothing; what its successor verifies is measured from its start. */
+ * process detects and contains nothing; what its successor verifies is measured from the moment it
+ * is started. */
 static struct cv_phases phases_of(const struct cv_trial* t, const struct cv_times* m)
 {
     const double none = (double)NAN;
@@ -16,7 +17,9 @@ static struct cv_phases phases_of(const struct cv_trial* t, const struct cv_time
         double handover = t->leader_fault ? cv_ms(m->fault, m->leader) : none;
         return (struct cv_phases){none, none, none, none, handover};
     }
-    uint64_t begin = m->restarted != 0 ? m->restarted : m->contained;
+    uint64_t begin = m->restarted == 0        ? m->contained
+                     : t->victim_down_ns != 0 ? t->victim_down_ns
+                                              : m->restarted;
     uint64_t stopped = m->contained != 0 ? m->contained : m->fault;
     return (struct cv_phases){
         .detect = cv_ms(m->fault, m->detected),

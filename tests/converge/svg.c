@@ -54,6 +54,10 @@ double cv_round_step(double span, int parts)
 void cv_format_ms(char* buf, size_t cap, double ms)
 {
     double size = fabs(ms);
+    if (size < 0.0005) {
+        snprintf(buf, cap, "0");
+        return;
+    }
     snprintf(buf, cap, "%.*f", size >= 100 ? 0 : size >= 1 ? 1 : size >= 0.1 ? 2 : 3, ms);
 }
 
