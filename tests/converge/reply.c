@@ -158,9 +158,11 @@ int cv_conn_send(struct cv_conn* c, const char* data, size_t len)
 
 int cv_conn_reply(struct cv_conn* c, uint64_t deadline_ns, struct cv_reply* out)
 {
-    memmove(c->buf, c->buf + c->used, c->len - c->used);
-    c->len -= c->used;
-    c->used = 0;
+    if (c->used != 0) {
+        memmove(c->buf, c->buf + c->used, c->len - c->used);
+        c->len -= c->used;
+        c->used = 0;
+    }
     for (;;) {
         long n = cv_resp_parse(c->buf, c->len, out);
         if (n != 0) {
