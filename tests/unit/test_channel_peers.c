@@ -125,6 +125,8 @@ static void test_before_hello(void** state)
     r.len = 0;
     raw_frame(&r, HELLO, 3, NONCE(3), RGUARD_MAX_ADDRESS + 1);
     assert_rejected(w, &r, "a HELLO of a length that none has");
+    r.len = HEAD;
+    assert_rejected(w, &r, "the head of such a HELLO: nothing is waited for");
     r.len = 0;
     raw_frame(&r, HELLO, 4, NONCE(4), 0);
     assert_rejected(w, &r, "HELLO of a stranger");

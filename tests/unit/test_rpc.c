@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/mman.h>
 
 #include "shell.h"
 
@@ -87,6 +88,28 @@ static int heap_teardown(void** state)
     (void)state;
     raft_heap_set_default();
     return heap.live == 0 ? 0 : -1;
+}
+
+/* ---- a place where nothing can be read beyond the end ------------------------------------------
+ */
+
+#define FENCED ((size_t)2 << 20)
+
+static uint8_t* fence; /* first byte that cannot be read */
+
+static int fence_setup(void** state)
+{
+    (void)state;
+    uint8_t* p =
+        mmap(NULL, FENCED + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    fence = p + FENCED;
+    return p == MAP_FAILED ? -1 : mprotect(fence, 4096, PROT_NONE);
+}
+
+static int fence_teardown(void** state)
+{
+    (void)state;
+    return munmap(fence - FENCED, FENCED + 4096);
 }
 
 /* ---- samples ----------------------------------------------------------------------------------
@@ -342,14 +365,17 @@ static void test_install_snapshot(void** state)
 /* ---- malformed input --------------------------------------------------------------------------
  */
 
-/* Decodes a copy that ends where the body ends, so that a sanitizer sees a read beyond it. Reads
- * every byte of what came out. @return the decoder's answer. */
+/* Decodes a copy that ends where a page ends that cannot be read beyond. Reads every byte of what
+ * came out. @return the decoder's answer. */
 static int decode_copy(uint16_t type, const uint8_t* bytes, size_t len)
 {
     static volatile uint8_t sink;
-    uint8_t* copy = malloc(len > 0 ? len : 1);
     struct raft_message m;
-    memcpy(copy, bytes, len);
+    uint8_t* copy = fence - len;
+    assert_true(len <= FENCED);
+    if (len > 0) {
+        memcpy(copy, bytes, len);
+    }
     heap.asked = 0;
     int rv = rguard__rpc_decode(type, copy, len, &m);
     /* One struct raft_entry (40 bytes) for each 16 bytes of table; a server (24) and the doubling
@@ -372,7 +398,6 @@ static int decode_copy(uint16_t type, const uint8_t* bytes, size_t len)
     } else {
         assert_true(rv == RGUARD_EPROTO);
     }
-    free(copy);
     assert_int_equal(heap.live, 0);
     (void)sink;
     return rv;
@@ -445,6 +470,43 @@ static void test_lengths_do_not_wrap(void** state)
     rguard__put32(table + 16 + 12, rguard__get32(table + 16 + 12) + 1);
     assert_int_equal(decode_copy(s[0].type, s[0].bytes, s[0].len), RGUARD_EPROTO);
     samples_free(s);
+}
+
+/* As many entries as one frame may have, and one more: all there, all empty. */
+static void test_most_entries(void** state)
+{
+    size_t len = 36 + (RGUARD_MAX_ENTRIES + 1) * 16;
+    uint8_t* bytes = calloc(1, len);
+    (void)state;
+    for (size_t i = 0; i <= RGUARD_MAX_ENTRIES; i++) {
+        rguard__put32(bytes + 36 + i * 16 + 8, RAFT_BARRIER);
+    }
+    rguard__put32(bytes + 32, RGUARD_MAX_ENTRIES);
+    assert_int_equal(decode_copy(RAFT_IO_APPEND_ENTRIES, bytes, len - 16), 0);
+    rguard__put32(bytes + 32, RGUARD_MAX_ENTRIES + 1);
+    assert_int_equal(decode_copy(RAFT_IO_APPEND_ENTRIES, bytes, len), RGUARD_EPROTO);
+    free(bytes);
+}
+
+/* An address has room for its NUL or is none; nothing follows the last server. */
+static void test_ends_of_a_configuration(void** state)
+{
+    struct raft_configuration conf;
+    uint8_t bytes[4 + 16 + RGUARD_MAX_ADDRESS + 1] = {0};
+    (void)state;
+    for (size_t len = 0; len <= RGUARD_MAX_ADDRESS; len++) {
+        bool fits = len > 0 && len < RGUARD_MAX_ADDRESS;
+        uint8_t* p = rguard__put64(rguard__put32(bytes, 1), 7);
+        p = rguard__put32(rguard__put32(p, RAFT_VOTER), (uint32_t)len);
+        memset(p, '9', len);
+        assert_int_equal(rguard__conf_decode(bytes, 20 + len, &conf), fits ? 0 : RGUARD_EPROTO);
+        if (fits) {
+            assert_int_equal(strlen(conf.servers[0].address), len);
+        }
+        raft_configuration_close(&conf);
+        assert_int_equal(rguard__conf_decode(bytes, 21 + len, &conf), RGUARD_EPROTO);
+        assert_int_equal(heap.live, 0);
+    }
 }
 
 /* A member twice, no id, a role or an entry type that does not exist. */
@@ -582,8 +644,9 @@ int main(void)
         RPC_TEST(test_append_chunks),     RPC_TEST(test_configurations),
         RPC_TEST(test_install_snapshot),  RPC_TEST(test_every_truncation),
         RPC_TEST(test_absurd_counts),     RPC_TEST(test_lengths_do_not_wrap),
+        RPC_TEST(test_most_entries),      RPC_TEST(test_ends_of_a_configuration),
         RPC_TEST(test_impossible_values), RPC_TEST(test_mutations),
         RPC_TEST(test_out_of_memory),
     };
-    return cmocka_run_group_tests_name("rpc", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("rpc", tests, fence_setup, fence_teardown);
 }
