@@ -113,8 +113,8 @@ RGUARD_API void rguard_fp_fini(void);
 
 /* Serves the line protocol of rguard-fp on a Unix socket (mode 0600, peer uid checked). The thread
  * blocks all signals but SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT. A socket file that nobody
- * listens on any more is replaced. RGUARD_ESTATE when there is one already, -EADDRINUSE when another
- * process listens there, -EEXIST when the path is no socket, or -errno. */
+ * listens on any more is replaced. RGUARD_ESTATE when there is one already, -EADDRINUSE when
+ * another process listens there, -EEXIST when the path is no socket, or -errno. */
 RGUARD_API int rguard_fp_listen(const char* path);
 
 struct rguard_fp_stat
