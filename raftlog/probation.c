@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Probation: after a rollback a replica votes and acknowledges, but is no candidate until its
- * content digest agrees with a quorum's at one index. It asks every peer for the digest at an index
- * it has applied; only digests that arrived count. A peer that has not applied that far, or no
- * longer remembers, says so, and is asked again with the next probe. One peer that disagrees is
+/* Probation: after a rollback a replica votes and acknowledges, but is no candidate until its content
+ * digest agrees with a quorum's at one index. It asks every peer for the digest at an index it has
+ * applied; only digests that arrived count. A peer that has not applied that far answers when it has;
+ * one that no longer remembers says so. Lost questions are asked again. One peer that disagrees is
  * enough to give up the state: the process ends and is rebuilt from snapshot and log (rung R3).
  *
  * Every replica remembers the digests of its last RGUARD_DIGEST_RING applied entries. */
@@ -92,14 +92,47 @@ static void answer(rguard_replica* rep, uint64_t peer, uint64_t index)
 {
     const struct rguard_digest_at* d = rguard__digest_at(rep, index);
     uint8_t body[24];
-    /* Replicas on probation testify too: two that agree are a quorum of three, and a cluster in
-     * which everybody waited for somebody else's word would have no candidate. */
+    /* Replicas on probation testify too: two that agree are a quorum of three, and a cluster in which
+     * everybody waited for somebody else's word would have no candidate. */
     bool known = d != NULL && !rep->muted;
     uint8_t* p = rguard__put64(body, index);
     p = rguard__put64(p, known ? d->digest : 0);
     rguard__put64(p, known);
     struct iovec iov = {body, sizeof body};
     rep->net->send(rep->channel, peer, RGUARD_FRAME_DIGEST, &iov, 1, NULL, NULL);
+}
+
+/* A question about an entry that is not applied here yet is answered when it is: the victim of a
+ * leader fault has applied what its followers do not know to be committed. One question a peer. */
+static void asked(rguard_replica* rep, uint64_t peer, uint64_t index)
+{
+    struct rguard_probation* p = &rep->probation;
+    unsigned i = 0;
+    if (index <= rep->raft->last_applied) {
+        answer(rep, peer, index);
+        return;
+    }
+    while (i < p->n_asked && p->asked[i].peer != peer) {
+        i++;
+    }
+    if (i < RGUARD_CHANNEL_MAX_PEERS) {
+        p->asked[i] = (struct rguard_digest_asked){.peer = peer, .index = index};
+        p->n_asked += i == p->n_asked;
+    }
+}
+
+void rguard__probation_settle(rguard_replica* rep)
+{
+    struct rguard_probation* p = &rep->probation;
+    for (unsigned i = 0; i < p->n_asked;) {
+        struct rguard_digest_asked q = p->asked[i];
+        if (q.index > rep->raft->last_applied) {
+            i++;
+            continue;
+        }
+        p->asked[i] = p->asked[--p->n_asked];
+        answer(rep, q.peer, q.index);
+    }
 }
 
 static void count(rguard_replica* rep, uint64_t peer, uint64_t index, uint64_t digest)
@@ -130,7 +163,7 @@ void rguard__probation_frame(rguard_replica* rep, uint64_t peer, uint16_t type, 
                              size_t len)
 {
     if (type == RGUARD_FRAME_DIGEST_ASK && len == 8) {
-        answer(rep, peer, rguard__get64(body));
+        asked(rep, peer, rguard__get64(body));
     } else if (type == RGUARD_FRAME_DIGEST && len == 24 && rguard__get64(body + 16) == 1) {
         count(rep, peer, rguard__get64(body), rguard__get64(body + 8));
     }

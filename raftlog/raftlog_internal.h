@@ -101,12 +101,19 @@ struct rguard_cures
     uint64_t matched_term, matched_index;
 };
 
+struct rguard_digest_asked
+{
+    uint64_t peer, index;
+};
+
 struct rguard_probation
 {
     uint64_t index;  /* asked about */
     uint64_t digest; /* own, at that index */
     uint64_t agreed[RGUARD_CHANNEL_MAX_PEERS];
     unsigned n_agreed;
+    struct rguard_digest_asked asked[RGUARD_CHANNEL_MAX_PEERS]; /* by peers, not yet answered */
+    unsigned n_asked;
 };
 
 struct rguard_propose_req
@@ -264,6 +271,7 @@ void rguard__step_down(rguard_replica* rep); /* D1; also safe inside fsm.apply *
 /* probation.c */
 void rguard__probation_begin(rguard_replica* rep);
 void rguard__probation_ask(rguard_replica* rep);
+void rguard__probation_settle(rguard_replica* rep); /* answers what can be answered now */
 void rguard__probation_frame(rguard_replica* rep, uint64_t peer, uint16_t type, const uint8_t* body,
                              size_t len);
 

@@ -179,6 +179,7 @@ static void settle(rguard_replica* rep)
         after = fingerprint(rep);
     } while (!same(&before, &after) && ++rounds < SETTLE_ROUNDS);
     judge(rep);
+    rguard__probation_settle(rep);
     if (rounds == SETTLE_ROUNDS) { /* go on in the next turn of the loop */
         rep->net->arm(rep->channel, RGUARD_TIMER_SOON, 0);
     }
