@@ -91,11 +91,12 @@ static void became_leader(rguard_replica* rep)
     rep->cures.barrier_index = rep->term_barrier.index;
 }
 
-static void became_follower(rguard_replica* rep, uint64_t leader)
+/* libraft remembers the old leader over a change of term until the new one speaks: no news. */
+static void became_follower(rguard_replica* rep, uint64_t leader, bool news)
 {
     const struct raft* r = rep->raft;
     rguard_trace(RGUARD_TRACE_FOLLOWER, r->current_term, rguard__log_last(r), leader, 0);
-    if (leader != 0) {
+    if (leader != 0 && news) {
         rguard__replica_log(rep, RGUARD_LOG_INFO, "follower of %llu in term %llu",
                             (unsigned long long)leader, r->current_term);
     }
@@ -114,13 +115,14 @@ static void observe(rguard_replica* rep)
         rguard__handover_follow(rep);
         rep->cures.barrier_index = 0;
     }
+    bool news = leader != rep->seen_leader;
     rep->seen_role = role;
     rep->seen_term = r->current_term;
     rep->seen_leader = leader;
     if (role == RAFT_LEADER) {
         became_leader(rep);
     } else if (role == RAFT_FOLLOWER) {
-        became_follower(rep, leader);
+        became_follower(rep, leader, news);
     } else if (role == RAFT_CANDIDATE) {
         rguard_trace(RGUARD_TRACE_CANDIDATE, r->current_term, rguard__log_last(r),
                      rep->handover.campaigning, 0);
