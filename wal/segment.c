@@ -4,8 +4,11 @@
  * recovery finds zeros or batches, nothing else. A crash in between leaves a file without a header,
  * which the next open removes.
  *
- *     NONE --half full--> ZEROING --512 KiB per idle call--> READY --switch--> the current segment
- *                            +--error--> FAILED (tried again when it is needed)
+ *     NONE --open--> ZEROING --512 KiB a step--> ZEROED --sync--> SYNCED --header--> HEADED
+ *     HEADED --sync the directory--> READY --switch--> the current segment
+ *     any of them --error--> FAILED, tried again when the segment is needed
+ *
+ * It starts when the current segment is half full, and takes one step per idle call of process().
  */
 #include "wal_internal.h"
 
@@ -120,6 +123,12 @@ static int write_header(rguard_wal* w, const struct wal_segment* s, struct rguar
     return rc;
 }
 
+static bool in_the_making(const struct wal_spare* spare)
+{
+    return spare->state >= WAL_SPARE_ZEROING && spare->state < WAL_SPARE_READY;
+}
+
+/* One bounded piece of work, so that an event loop is never away for the whole of it. */
 int rguard__wal_spare_step(rguard_wal* w)
 {
     struct wal_spare* spare = &w->spare;
@@ -127,27 +136,27 @@ int rguard__wal_spare_step(rguard_wal* w)
     if (spare->state == WAL_SPARE_NONE) {
         return spare_begin(w, w->options.segment_bytes);
     }
-    if (spare->state != WAL_SPARE_ZEROING) {
+    if (!in_the_making(spare)) {
         return 0;
     }
-    uint64_t left = spare->segment.bytes - spare->zeroed;
-    uint64_t step = left < ZERO_STEP ? left : ZERO_STEP;
-    int rc = ops->zero(w->disk, spare->file, step, spare->zeroed);
-    if (rc == 0) {
+    int rc = 0;
+    if (spare->state == WAL_SPARE_ZEROING) {
+        uint64_t left = spare->segment.bytes - spare->zeroed;
+        uint64_t step = left < ZERO_STEP ? left : ZERO_STEP;
+        rc = ops->zero(w->disk, spare->file, step, spare->zeroed);
         spare->zeroed += step;
-        if (spare->zeroed < spare->segment.bytes) {
+        if (rc == 0 && spare->zeroed < spare->segment.bytes) {
             return 0;
         }
+    } else if (spare->state == WAL_SPARE_ZEROED) {
         rc = ops->sync(w->disk, spare->file);
-    }
-    if (rc == 0) {
+    } else if (spare->state == WAL_SPARE_SYNCED) {
         rc = write_header(w, &spare->segment, spare->file);
-    }
-    if (rc == 0) {
+    } else {
         rc = ops->sync_dir(w->disk);
     }
     if (rc == 0) {
-        spare->state = WAL_SPARE_READY;
+        spare->state++;
     } else {
         spare_discard(w, WAL_SPARE_FAILED);
     }
@@ -163,8 +172,8 @@ static uint64_t quarters(const rguard_wal* w)
 
 bool rguard__wal_spare_wanted(const rguard_wal* w)
 {
-    return w->poisoned == 0 && (w->spare.state == WAL_SPARE_ZEROING ||
-                                (w->spare.state == WAL_SPARE_NONE && quarters(w) >= 2));
+    return w->poisoned == 0 &&
+           (in_the_making(&w->spare) || (w->spare.state == WAL_SPARE_NONE && quarters(w) >= 2));
 }
 
 /* A writer that is never idle gets its spare made while it waits for the disk. */
@@ -185,7 +194,7 @@ static int advance(rguard_wal* w, uint64_t batch)
     if (spare->file == NULL) {
         rc = spare_begin(w, need > w->options.segment_bytes ? need : w->options.segment_bytes);
     }
-    while (rc == 0 && spare->state == WAL_SPARE_ZEROING) {
+    while (rc == 0 && in_the_making(spare)) {
         rc = rguard__wal_spare_step(w);
     }
     if (rc == 0) {

@@ -63,7 +63,15 @@ struct wal_segments
 };
 
 /* The next segment while it is being made, one step per idle call of process(). */
-enum wal_spare_state { WAL_SPARE_NONE, WAL_SPARE_ZEROING, WAL_SPARE_READY, WAL_SPARE_FAILED };
+enum wal_spare_state {
+    WAL_SPARE_NONE,
+    WAL_SPARE_ZEROING, /* these four in the order in which they follow each other */
+    WAL_SPARE_ZEROED,
+    WAL_SPARE_SYNCED,
+    WAL_SPARE_HEADED,
+    WAL_SPARE_READY,
+    WAL_SPARE_FAILED
+};
 
 struct wal_spare
 {

@@ -3,6 +3,8 @@
  * both back ends. */
 #include "test_wal_util.h"
 
+#include "format_internal.h"
+
 static void round_trip(void** state)
 {
     struct fixture* f = *state;
@@ -408,6 +410,12 @@ static void callbacks_may_call_back(void** state)
     assert_int_equal(rguard_wal_append(x.w, &r, 1, nested_second, &x), 0);
     assert_int_equal(rguard_wal_flush(x.w), 0);
     assert_int_equal(x.n, 3);
+    /* The batch of record 3 was built while a callback of the first batch had not returned: it must
+     * not claim that that one was acknowledged. */
+    struct wal_batch_header h;
+    peek(f->dir, FIRST_SEGMENT, 8192, &h, sizeof h);
+    assert_int_equal(h.first_index, 3);
+    assert_true(h.acked_lsn < h.lsn);
     assert_true(x.order[0] == 1 && x.order[1] == 2 && x.order[2] == 3);
     assert_int_equal(x.close_rc, RGUARD_ESTATE);
     assert_int_equal(rguard_wal_close(x.w), 0);
@@ -491,6 +499,71 @@ static void options_are_checked(void** state)
     assert_int_equal(rguard_wal_open(f->dir, &o, &w, &rep), RGUARD_EFOREIGN); /* nothing there */
 }
 
+/* ---- allocations ---- */
+
+#ifndef __SANITIZE_ADDRESS__
+extern void* __libc_malloc(size_t size);
+extern void* __libc_calloc(size_t n, size_t size);
+extern void* __libc_realloc(void* p, size_t size);
+extern void* __libc_memalign(size_t alignment, size_t size);
+static int allocations;
+
+void* malloc(size_t size)
+{
+    allocations++;
+    return __libc_malloc(size);
+}
+
+void* calloc(size_t n, size_t size)
+{
+    allocations++;
+    return __libc_calloc(n, size);
+}
+
+void* realloc(void* p, size_t size)
+{
+    allocations++;
+    return __libc_realloc(p, size);
+}
+
+void* aligned_alloc(size_t alignment, size_t size)
+{
+    allocations++;
+    return __libc_memalign(alignment, size);
+}
+#endif
+
+static void appending_allocates_nothing(void** state)
+{
+#ifdef __SANITIZE_ADDRESS__
+    (void)state;
+    skip();
+#else
+    struct fixture* f = *state;
+    struct rguard_wal_options o = small(f);
+    struct outcome out = {0, -1};
+    uint8_t data[100];
+    o.segment_bytes = 4 * 1024 * 1024;
+    rguard_wal* w = must_open(f, &o);
+    contents(1, 1, data, sizeof data);
+    int before = -1;
+    for (uint64_t i = 1; i <= 1000; i += 10) {
+        if (i > 50) {
+            before = before < 0 ? allocations : before;
+        }
+        for (uint64_t k = 0; k < 10; k++) {
+            struct rguard_wal_record r = {
+                .index = i + k, .term = 1, .len = sizeof data, .data = data};
+            assert_int_equal(rguard_wal_append(w, &r, 1, note, &out), 0);
+        }
+        loop(w, &out, (int)i + 9);
+    }
+    assert_true(before > 0);
+    assert_int_equal(allocations, before);
+    assert_int_equal(rguard_wal_close(w), 0);
+#endif
+}
+
 #define BOTH(test)                                      \
     {#test " (uring)", test, setup, teardown, "uring"}, \
     {                                                   \
@@ -515,6 +588,7 @@ int main(void)
         BOTH(the_spare_is_made_when_idle),
         BOTH(read_only_writes_nothing),
         BOTH(options_are_checked),
+        BOTH(appending_allocates_nothing),
     };
     return cmocka_run_group_tests_name("wal", tests, NULL, NULL);
 }

@@ -225,6 +225,25 @@ static void the_report_counts_what_was_dropped(void** state)
     assert_string_equal(r.file, FIRST_SEGMENT);
 }
 
+/* What was dropped is zero, and a marker says so durably before the log is handed out. */
+static void a_cut_leaves_zeros_and_a_marker(void** state)
+{
+    struct fixture* f = *state;
+    struct rguard_wal_options o = recover_options();
+    struct wal_batch_header h;
+    uint8_t rest[8192];
+    fresh(f, KILLED);
+    zero(f->dir, FIRST_SEGMENT, batch_at[4] + 4096, 512);
+    rguard_wal* w = must_open(f, &o);
+    peek(f->dir, FIRST_SEGMENT, batch_at[4], &h, sizeof h);
+    peek(f->dir, FIRST_SEGMENT, batch_at[4] + 4096, rest, sizeof rest);
+    assert_int_equal(h.type, WAL_TRUNC);
+    assert_int_equal(h.arg_index, RECORDS - 2);
+    assert_int_equal(h.acked_lsn, batch_at[4]);
+    assert_true(rguard__wal_is_zero(rest, sizeof rest));
+    rguard_wal_close(w);
+}
+
 /* ---- rot ---- */
 
 /* Byte ranges of a batch that its CRCs cover; the rest is padding. */
@@ -827,6 +846,7 @@ int main(void)
         T(last_batch_cut_at_every_sector),
         T(last_batch_with_any_sectors_missing),
         T(the_report_counts_what_was_dropped),
+        T(a_cut_leaves_zeros_and_a_marker),
         T(one_flipped_bit_in_the_middle),
         T(rot_in_the_last_batch_is_suspect_unless_something_follows),
         T(zeroed_blocks_and_sectors_in_the_middle),
