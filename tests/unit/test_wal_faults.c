@@ -758,6 +758,36 @@ static int full_tmpfs(struct fixture* f)
     return 0;
 }
 
+/* The kernel itself writes less than it was asked to. */
+static int short_by_limit(struct fixture* f)
+{
+    struct rguard_wal_options o = small(f);
+    struct rlimit limit = {16384, 16384};
+    struct outcome out = {0, 0};
+    uint8_t* data;
+    signal(SIGXFSZ, SIG_IGN);
+    rguard_wal* w = must_open(f, &o);
+    append_range(w, 1, 1, 1, 1000, 1);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    assert_int_equal(queue_record(w, 2, 1, 20000, &data, &out), 0); /* 8192 to 32768 */
+    assert_int_equal(rguard_wal_flush(w), RGUARD_EPOISONED);
+    free(data);
+    return out.calls == 1 && out.status == -EIO && rguard_wal_last_index(w) == 2 ? 0 : 1;
+}
+
+static void a_short_write_of_the_kernel_is_a_failure(void** state)
+{
+    struct fixture* f = *state;
+    struct rguard_wal_options o = small(f);
+    struct rguard_wal_report r = {.size = sizeof r};
+    rguard_wal* w = NULL;
+    assert_int_equal(in_child(short_by_limit, f), 0);
+    assert_int_equal(rguard_wal_open(f->dir, &o, &w, &r), 0);
+    assert_int_equal(r.verdict, RGUARD_WAL_TORN_TAIL);
+    assert_int_equal(r.last_index, 1);
+    rguard_wal_close(w);
+}
+
 static void a_full_disk_is_said_clearly(void** state)
 {
     assert_int_equal(in_child(full_by_limit, *state), 0);
@@ -855,6 +885,7 @@ int main(void)
          "sync"},
         BOTH(sigkill_loses_nothing_acknowledged),
         BOTH(falls_back_where_io_uring_is_refused),
+        BOTH(a_short_write_of_the_kernel_is_a_failure),
         BOTH(a_full_disk_is_said_clearly),
         BOTH(a_directory_that_cannot_be_written),
         BOTH(whole_files),
