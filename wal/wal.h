@@ -98,7 +98,8 @@ RGUARD_API int rguard_wal_open(const char* dir, const struct rguard_wal_options*
 
 /* Writes CLOSE and the clean flag when everything before succeeded, waits for what is in flight
  * (its callbacks run), releases. Callbacks of queued appends get RGUARD_ECANCELED only if the log
- * is poisoned. NULL is allowed. Returns 0 or the error that made the close unclean. */
+ * is poisoned. NULL is allowed. Returns 0 or the error that made the close unclean; RGUARD_ESTATE
+ * (and nothing happens) from inside a callback. */
 RGUARD_API int rguard_wal_close(rguard_wal* w);
 
 /* Called from rguard_wal_process(), rguard_wal_flush() or rguard_wal_close(), never from append.
@@ -113,8 +114,10 @@ RGUARD_API int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* 
                                  rguard_wal_append_cb cb, void* user);
 
 /* Event loop integration: poll fd for reading, call process() when readable or when timeout_ms has
- * passed (-1 = never). process() submits, completes and runs callbacks; it never blocks on the
- * uring back end and does the write in place on the sync one. */
+ * passed (-1 = never). process() submits, completes and runs callbacks and returns 0 or
+ * RGUARD_EPOISONED. On the uring back end it does not wait for batches (the sync one writes in
+ * place), but it makes the next segment in steps: ~0.3 ms each, three of them a sync, which a busy
+ * device may stretch to tens of milliseconds. */
 RGUARD_API int rguard_wal_fd(const rguard_wal* w);
 RGUARD_API int rguard_wal_timeout_ms(const rguard_wal* w);
 RGUARD_API int rguard_wal_process(rguard_wal* w);
