@@ -56,7 +56,9 @@ static int fake_send(struct rguard_channel* c, uint64_t to, uint16_t type, const
     uint8_t* body = malloc(len > 0 ? len : 1);
     size_t at = 0;
     for (int i = 0; i < n; i++) {
-        memcpy(body + at, iov[i].iov_base, iov[i].iov_len);
+        if (iov[i].iov_len > 0) {
+            memcpy(body + at, iov[i].iov_base, iov[i].iov_len);
+        }
         at += iov[i].iov_len;
     }
     f->frames[f->n_frames++] = (struct fake_frame){to, type, body, len, sent, user};
