@@ -19,6 +19,16 @@ static unsigned voters(const struct raft* r)
     return n;
 }
 
+static bool votes(const struct raft* r, uint64_t id)
+{
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        if (r->configuration.servers[i].id == id) {
+            return r->configuration.servers[i].role == RAFT_VOTER;
+        }
+    }
+    return false;
+}
+
 static void finish_if_quorum(rguard_replica* rep)
 {
     struct rguard_probation* p = &rep->probation;
@@ -153,7 +163,7 @@ static void count(rguard_replica* rep, uint64_t peer, uint64_t index, uint64_t d
             return;
         }
     }
-    if (p->n_agreed < RGUARD_CHANNEL_MAX_PEERS) {
+    if (votes(rep->raft, peer) && p->n_agreed < RGUARD_CHANNEL_MAX_PEERS) {
         p->agreed[p->n_agreed++] = peer;
     }
     finish_if_quorum(rep);

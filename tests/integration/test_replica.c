@@ -213,8 +213,8 @@ static int failed_write_child(const char* site)
     struct cluster c;
     start_all(&c, 3);
     cluster_write(&c, 10, 1);
-    char config[64];
-    snprintf(config, sizeof config, "%s=1*errno(EIO)", site);
+    char config[96]; /* the election writes metadata, the proposals append */
+    snprintf(config, sizeof config, "%s=1*errno(EIO);raftlog/reelect=1*return(1)", site);
     if (rguard_fp_configure(config, NULL) != 0) {
         return 3;
     }
@@ -224,25 +224,45 @@ static int failed_write_child(const char* site)
 }
 
 /* D1, D2: a replica whose log failed does not go on as if nothing had happened. */
+static void failed_write(const char* site)
+{
+    char dir[] = "/tmp/rguard-failed-XXXXXX";
+    char cmd[64];
+    int status;
+    assert_non_null(mkdtemp(dir)); /* what the child cannot clean up is removed with it */
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("TMPDIR", dir, 1);
+        if (getenv("RGUARD_TEST_VERBOSE") == NULL) {
+            close(STDERR_FILENO);
+        }
+        signal(SIGABRT, SIG_DFL);
+        _exit(failed_write_child(site));
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT) {
+        fail_msg("%s: child ended with status 0x%x", site, (unsigned)status);
+    }
+}
+
+static void test_failed_append_ends_the_process(void** state)
+{
+    (void)state;
+    failed_write("wal/append");
+}
+
 static void test_failed_write_ends_the_process(void** state)
 {
-    static const char* const sites[] = {"wal/append", "wal/write"};
     (void)state;
-    for (unsigned i = 0; i < 2; i++) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            if (getenv("RGUARD_TEST_VERBOSE") == NULL) {
-                close(STDERR_FILENO);
-            }
-            signal(SIGABRT, SIG_DFL);
-            _exit(failed_write_child(sites[i]));
-        }
-        int status;
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT) {
-            fail_msg("%s: child ended with status 0x%x", sites[i], (unsigned)status);
-        }
-    }
+    failed_write("wal/write");
+}
+
+static void test_failed_metadata_ends_the_process(void** state)
+{
+    (void)state;
+    failed_write("wal/meta");
 }
 
 static void test_sigpipe_is_ignored(void** state)
@@ -301,7 +321,9 @@ int main(void)
         cmocka_unit_test(test_reelect_site),
         cmocka_unit_test(test_snapshots),
         cmocka_unit_test(test_reads),
+        cmocka_unit_test(test_failed_append_ends_the_process),
         cmocka_unit_test(test_failed_write_ends_the_process),
+        cmocka_unit_test(test_failed_metadata_ends_the_process),
         cmocka_unit_test(test_sigpipe_is_ignored),
         cmocka_unit_test(test_bad_options),
     };
