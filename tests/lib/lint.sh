@@ -22,7 +22,7 @@ forbid() {
 }
 direction=$(
     forbid guard 'raftguard/(failpoint|wal|disk|raftlog|channel)\.h|raft\.h|raft/|uv\.h|sodium|liburing'
-    forbid guard 'isa-l' guard/crc32c.c
+    forbid guard 'isa-l' guard/crc32c_isal.c
     forbid failpoints 'raftguard/(wal|disk|raftlog|channel)\.h|raft\.h|raft/|uv\.h|sodium|liburing|isa-l'
     forbid wal 'raftguard/(raftlog|channel)\.h|raft\.h|raft/|uv\.h|sodium|isa-l'
     forbid wal 'liburing' wal/disk_uring.c
