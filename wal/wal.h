@@ -151,6 +151,66 @@ RGUARD_API int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguar
 RGUARD_API int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out,
                                void* buf, size_t cap);
 
+/* ---- damaged logs ---------------------------------------------------------------------------- *
+ *
+ * With options.open_damaged a log with the verdict SUSPECT_TAIL or CORRUPT is opened as well: intact
+ * records can be read, metadata works, appends and truncations answer RGUARD_ECORRUPT, and the close
+ * leaves everything as it was. Each damaged range is listed; a range is whole again when every record
+ * in it has been put back; with no range left the log takes appends like any other. */
+
+enum rguard_wal_fault_kind {
+    RGUARD_WAL_FAULT_PAYLOAD = 1, /* identity known: index, term, crc of each record */
+    RGUARD_WAL_FAULT_TABLE = 2,   /* header or record table damaged; range known from neighbours */
+    RGUARD_WAL_FAULT_LOST = 3,    /* nothing but the place is known */
+    RGUARD_WAL_FAULT_UNREADABLE = 4, /* EIO */
+    RGUARD_WAL_FAULT_MISDIRECTED = 5 /* a valid batch in a place that is not its own */
+};
+
+struct rguard_wal_fault
+{
+    size_t size;
+    uint32_t kind;                    /* enum rguard_wal_fault_kind */
+    uint32_t verdict;                 /* SUSPECT_TAIL or CORRUPT */
+    uint64_t lsn, bytes;              /* the batch it lies in */
+    uint64_t first_index, last_index; /* 0 when unknown */
+    uint64_t term;                    /* of last_index, 0 when unknown */
+    char file[64];
+    uint64_t offset; /* first damaged byte; damage is narrowed to 512-byte sectors */
+    uint64_t damaged_bytes;
+    char text[128]; /* one sentence */
+};
+
+/* Copies up to @cap faults, oldest first, into @out (may be NULL with cap 0) and says in @n how many there
+ * are. Includes what rguard_wal_scrub_step() has found since. */
+RGUARD_API int rguard_wal_faults(const rguard_wal* w, struct rguard_wal_fault* out, size_t cap,
+                                 size_t* n);
+
+/* Identity of a record that is damaged, where it survived: term, type, len and crc are filled. -ENOENT:
+ * not damaged or identity lost. */
+RGUARD_API int rguard_wal_fault_record(const rguard_wal* w, uint64_t index,
+                                       struct rguard_wal_record* out);
+
+/* Puts a peer's copy of a damaged record in place. Where the identity survived only the identical (index,
+ * term, crc) is accepted; where it is lost only what the caller vouches for: @committed is the peer's commit
+ * index, and index must not lie above it. RGUARD_ECHECKSUM: not the record that stood here;
+ * RGUARD_EREFUSED: identity lost and above @committed; -ENOENT: no damage at this index. Journalled in
+ * the file "repair" and idempotent: a crash at any point leaves either the damage or the repair. The last
+ * record of a range makes the batch durable and re-verifies it from the device. Blocking. */
+RGUARD_API int rguard_wal_repair_put(rguard_wal* w, const struct rguard_wal_record* record,
+                                     uint64_t committed);
+
+/* Cuts the log in @dir behind its last intact record before the first damage. @accept_data_loss is needed
+ * when the verdict is CORRUPT (RGUARD_EREFUSED otherwise, @report says what would be lost). A copy of
+ * everything that is dropped goes into "quarantine-<lsn>" first. @dry_run changes nothing. The log must not be
+ * in use. 0 also when there is nothing to cut. */
+RGUARD_API int rguard_wal_drop_tail(const char* dir, bool accept_data_loss, bool dry_run,
+                                    struct rguard_wal_report* report);
+
+/* Verifies the next @max_bytes of acknowledged batches on the device and goes on from there with the next
+ * call, round and round. *done is 1 when a round has just been completed. Damage is added to
+ * rguard_wal_faults(), RGUARD_ECORRUPT comes back, and the log goes on as it is. The caller limits the rate. */
+RGUARD_API int rguard_wal_scrub_step(rguard_wal* w, size_t max_bytes, int* done);
+
 /* Term and vote, one checksummed generation, two copies, durable before it returns (~0.4 ms).
  * Refuses (RGUARD_EVOTED) a second, different vote in one term, and -EINVAL a lower term. */
 RGUARD_API int rguard_wal_meta_set(rguard_wal* w, uint64_t term, uint64_t vote);
