@@ -5,34 +5,34 @@
 #include <stdio.h>
 #include <uv.h>
 
-static rguard_replica* replica;
+static rguard_replica *replica;
 
-static int apply(void* sum, uint64_t index, const void* cmd, size_t len, void** result)
+static int apply(void *sum, uint64_t index, const void *cmd, size_t len, void **result)
 {
     (void)index, (void)len;
     rguard_touch(sum, sizeof(uint64_t)); /* about to be written: a fault from here on is undone */
-    *(uint64_t*)sum += *(const unsigned char*)cmd;
+    *(uint64_t *)sum += *(const unsigned char *)cmd;
     *result = sum;
     return 0;
 }
 
-static void applied(void* user, int status, void* sum, uint64_t index)
+static void applied(void *user, int status, void *sum, uint64_t index)
 {
     (void)user;
-    printf("entry %lu: %s, sum %lu\n", index, rguard_strerror(status), sum ? *(uint64_t*)sum : 0);
+    printf("entry %lu: %s, sum %lu\n", index, rguard_strerror(status), sum ? *(uint64_t *)sum : 0);
     rguard_replica_close(replica, NULL, NULL);
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     struct raft raft;
     struct rguard_peer self = {1, "127.0.0.1:9001"};
     struct rguard_arena_options memory = {sizeof memory, "sum", 1 << 16, RGUARD_SLOTS_GUARDED};
-    rguard_arena* arena = NULL;
-    uint64_t* sum = NULL;
+    rguard_arena *arena = NULL;
+    uint64_t *sum = NULL;
     char why[256] = "";
     int rc = argc == 2 ? rguard_arena_create(&memory, &arena) : -EINVAL;
-    rc = rc == 0 ? rguard_alloc(arena, sizeof *sum, (void**)&sum) : rc;
+    rc = rc == 0 ? rguard_alloc(arena, sizeof *sum, (void **)&sum) : rc;
     if (rc == 0) {
         *sum = 0;
     }

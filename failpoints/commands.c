@@ -11,19 +11,19 @@
 #include <string.h>
 #include <unistd.h>
 
-static void do_list(char* rest, struct fp_buf* reply, struct fp_plan** plan);
-static void do_check(char* rest, struct fp_buf* reply, struct fp_plan** plan);
-static void do_set(char* rest, struct fp_buf* reply, struct fp_plan** plan);
-static void do_off(char* rest, struct fp_buf* reply, struct fp_plan** plan);
-static void do_off_all(char* rest, struct fp_buf* reply, struct fp_plan** plan);
-static void do_stat(char* rest, struct fp_buf* reply, struct fp_plan** plan);
+static void do_list(char *rest, struct fp_buf *reply, struct fp_plan **plan);
+static void do_check(char *rest, struct fp_buf *reply, struct fp_plan **plan);
+static void do_set(char *rest, struct fp_buf *reply, struct fp_plan **plan);
+static void do_off(char *rest, struct fp_buf *reply, struct fp_plan **plan);
+static void do_off_all(char *rest, struct fp_buf *reply, struct fp_plan **plan);
+static void do_stat(char *rest, struct fp_buf *reply, struct fp_plan **plan);
 
 static const struct command
 {
-    const char* word;
-    const char* use; /* what may follow the word */
+    const char *word;
+    const char *use; /* what may follow the word */
     int words;       /* how many words have to follow: 0, 1, or 2 for "at least one, and a text" */
-    void (*run)(char* rest, struct fp_buf* reply, struct fp_plan** plan);
+    void (*run)(char *rest, struct fp_buf *reply, struct fp_plan **plan);
 } commands[] = {
     {"list", "", 0, do_list},
     {"check", " SPEC", 2, do_check},
@@ -33,10 +33,10 @@ static const struct command
     {"stat", " NAME", 1, do_stat},
 };
 
-static char* next_word(char** rest)
+static char *next_word(char **rest)
 {
-    char* p = *rest + strspn(*rest, " \t");
-    char* end = p + strcspn(p, " \t");
+    char *p = *rest + strspn(*rest, " \t");
+    char *end = p + strcspn(p, " \t");
     *rest = end + strspn(end, " \t");
     if (*end != '\0') {
         *end = '\0';
@@ -44,16 +44,16 @@ static char* next_word(char** rest)
     return p;
 }
 
-void rguard__fp_command(char* line, size_t len, struct fp_buf* reply, struct fp_plan** plan)
+void rguard__fp_command(char *line, size_t len, struct fp_buf *reply, struct fp_plan **plan)
 {
     if (strlen(line) != len) {
         rguard__fp_refuse(reply, RGUARD_EPROTO, "the line holds a NUL byte");
         return;
     }
-    char* rest = line;
-    const char* word = next_word(&rest);
+    char *rest = line;
+    const char *word = next_word(&rest);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-        const struct command* c = &commands[i];
+        const struct command *c = &commands[i];
         if (strcmp(c->word, word) != 0) {
             continue;
         }
@@ -72,17 +72,16 @@ void rguard__fp_command(char* line, size_t len, struct fp_buf* reply, struct fp_
                       "unknown command; expected list, check, set, off, off-all or stat");
 }
 
-void rguard__fp_refuse(struct fp_buf* reply, int code, const char* why)
+void rguard__fp_refuse(struct fp_buf *reply, int code, const char *why)
 {
     rguard__fp_put(reply, "{\"ok\":false,\"code\":\"%s\",\"error\":", rguard_err_name(code));
     rguard__fp_put_string(reply, why);
     rguard__fp_put(reply, "}\n");
 }
 
-/* ---- one command each -------------------------------------------------------------------------
- */
+/* ---- one command each ------------------------------------------------------------------------ */
 
-static void refuse_spec(struct fp_buf* reply, int code, const struct rguard_fp_error* err)
+static void refuse_spec(struct fp_buf *reply, int code, const struct rguard_fp_error *err)
 {
     rguard__fp_put(reply, "{\"ok\":false,\"code\":\"%s\",\"error\":", rguard_err_name(code));
     rguard__fp_put_string(reply, err->message);
@@ -92,7 +91,7 @@ static void refuse_spec(struct fp_buf* reply, int code, const struct rguard_fp_e
     rguard__fp_put(reply, "}\n");
 }
 
-static void do_check(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_check(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
     (void)plan;
     struct rguard_fp_error err;
@@ -104,9 +103,9 @@ static void do_check(char* rest, struct fp_buf* reply, struct fp_plan** plan)
     rguard__fp_put(reply, "{\"ok\":true}\n");
 }
 
-static void do_set(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_set(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
-    const char* name = next_word(&rest);
+    const char *name = next_word(&rest);
     struct rguard_fp_error err;
     int rv = rguard__fp_plan(name, rest, plan, &err);
     if (rv != 0) {
@@ -120,12 +119,12 @@ static void do_set(char* rest, struct fp_buf* reply, struct fp_plan** plan)
     rguard__fp_put(reply, "}\n");
 }
 
-static void refuse_name(struct fp_buf* reply, int code)
+static void refuse_name(struct fp_buf *reply, int code)
 {
     rguard__fp_refuse(reply, code, rguard_strerror(code));
 }
 
-static void do_off(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_off(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
     (void)plan;
     int rv = rguard_fp_off(next_word(&rest));
@@ -136,7 +135,7 @@ static void do_off(char* rest, struct fp_buf* reply, struct fp_plan** plan)
     rguard__fp_put(reply, "{\"ok\":true}\n");
 }
 
-static void do_off_all(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_off_all(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
     (void)rest;
     (void)plan;
@@ -144,7 +143,7 @@ static void do_off_all(char* rest, struct fp_buf* reply, struct fp_plan** plan)
     rguard__fp_put(reply, "{\"ok\":true}\n");
 }
 
-static void put_stat(struct fp_buf* reply, const char* name)
+static void put_stat(struct fp_buf *reply, const char *name)
 {
     struct rguard_fp_stat s = {.size = sizeof s};
     (void)rguard_fp_stat(name, &s); /* a name that has just gone has zeroes */
@@ -154,14 +153,14 @@ static void put_stat(struct fp_buf* reply, const char* name)
 
 struct find
 {
-    const char* name;
-    struct fp_buf* reply;
+    const char *name;
+    struct fp_buf *reply;
     bool found;
 };
 
-static void put_armed(void* user, const struct rguard_fp_site* site, const char* spec)
+static void put_armed(void *user, const struct rguard_fp_site *site, const char *spec)
 {
-    struct find* f = user;
+    struct find *f = user;
     if (!f->found && strcmp(site->name, f->name) == 0) {
         f->found = true;
         rguard__fp_put(f->reply, "{\"ok\":true,\"name\":");
@@ -171,7 +170,7 @@ static void put_armed(void* user, const struct rguard_fp_site* site, const char*
     }
 }
 
-static void do_stat(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_stat(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
     (void)plan;
     struct find f = {next_word(&rest), reply, false};
@@ -186,22 +185,22 @@ static void do_stat(char* rest, struct fp_buf* reply, struct fp_plan** plan)
 
 struct listing
 {
-    struct fp_buf* reply;
+    struct fp_buf *reply;
     size_t n;
 };
 
-static void put_caps(struct fp_buf* reply, uint32_t caps)
+static void put_caps(struct fp_buf *reply, uint32_t caps)
 {
     static const struct
     {
         uint32_t cap;
-        const char* word;
+        const char *word;
     } words[] = {{RGUARD_FP_CAN_RETURN, "return"},
                  {RGUARD_FP_CAN_ERRNO, "errno"},
                  {RGUARD_FP_CAN_MUTATE, "bitflip"},
                  {RGUARD_FP_CAN_MUTATE, "overrun"},
                  {RGUARD_FP_CAN_DOUBLE_FREE, "double_free"}};
-    const char* comma = "";
+    const char *comma = "";
     rguard__fp_put(reply, ",\"can\":[");
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (caps & words[i].cap) {
@@ -212,9 +211,9 @@ static void put_caps(struct fp_buf* reply, uint32_t caps)
     rguard__fp_put(reply, "]");
 }
 
-static void put_site(void* user, const struct rguard_fp_site* site, const char* spec)
+static void put_site(void *user, const struct rguard_fp_site *site, const char *spec)
 {
-    struct listing* l = user;
+    struct listing *l = user;
     rguard__fp_put(l->reply, "%s{\"name\":", l->n++ > 0 ? "," : "");
     rguard__fp_put_string(l->reply, site->name);
     rguard__fp_put(l->reply, ",\"desc\":");
@@ -230,7 +229,7 @@ static void put_site(void* user, const struct rguard_fp_site* site, const char* 
     rguard__fp_put(l->reply, "}");
 }
 
-static void do_list(char* rest, struct fp_buf* reply, struct fp_plan** plan)
+static void do_list(char *rest, struct fp_buf *reply, struct fp_plan **plan)
 {
     (void)rest;
     (void)plan;

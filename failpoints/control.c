@@ -39,7 +39,7 @@ struct client
     struct fp_buf in;
     struct fp_buf out;
     size_t sent;
-    struct fp_plan* plan;
+    struct fp_plan *plan;
     bool discarding; /* inside a line that was too long */
     bool eof;
     bool more; /* whole lines are left for the next turn */
@@ -53,7 +53,7 @@ static struct
     bool running;
     int listener;
     int wake;
-    char path[sizeof((struct sockaddr_un*)0)->sun_path];
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
     dev_t dev;
     ino_t ino;
     size_t n;
@@ -61,15 +61,14 @@ static struct
     int64_t accept_after_ms;
 } ctl = {.lock = PTHREAD_MUTEX_INITIALIZER, .listener = -1, .wake = -1};
 
-static int open_listener(const char* path);
+static int open_listener(const char *path);
 static int start_thread(void);
 static void close_all(void);
-static void* serve(void* arg);
+static void *serve(void *arg);
 
-/* ---- open and close ---------------------------------------------------------------------------
- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
-int rguard_fp_listen(const char* path)
+int rguard_fp_listen(const char *path)
 {
     if (path == NULL || *path == '\0') {
         return -EINVAL;
@@ -119,13 +118,13 @@ void rguard__fp_unlisten(void)
 }
 
 /* Mode before bind, so that the file is never more open than 0600 and no umask is touched. */
-static int bind_private(const struct sockaddr_un* addr)
+static int bind_private(const struct sockaddr_un *addr)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return -errno;
     }
-    if (fchmod(fd, 0600) != 0 || bind(fd, (const struct sockaddr*)addr, sizeof *addr) != 0) {
+    if (fchmod(fd, 0600) != 0 || bind(fd, (const struct sockaddr *)addr, sizeof *addr) != 0) {
         int rv = -errno;
         close(fd);
         return rv;
@@ -134,7 +133,7 @@ static int bind_private(const struct sockaddr_un* addr)
 }
 
 /* Removes a socket that nobody listens on. Anything else at that path stays. */
-static int remove_stale(const struct sockaddr_un* addr)
+static int remove_stale(const struct sockaddr_un *addr)
 {
     struct stat before;
     struct stat after;
@@ -148,7 +147,7 @@ static int remove_stale(const struct sockaddr_un* addr)
     if (fd < 0) {
         return -errno;
     }
-    int rv = connect(fd, (const struct sockaddr*)addr, sizeof *addr) == 0 ? 0 : errno;
+    int rv = connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0 ? 0 : errno;
     close(fd);
     if (rv != ECONNREFUSED) {
         return -EADDRINUSE;
@@ -160,7 +159,7 @@ static int remove_stale(const struct sockaddr_un* addr)
     return 0;
 }
 
-static int open_listener(const char* path)
+static int open_listener(const char *path)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     memcpy(addr.sun_path, path, strlen(path) + 1);
@@ -240,8 +239,7 @@ void rguard__fp_control_forked(void)
     ctl.running = false;
 }
 
-/* ---- clients ----------------------------------------------------------------------------------
- */
+/* ---- clients --------------------------------------------------------------------------------- */
 
 static int64_t now_ms(void)
 {
@@ -252,7 +250,7 @@ static int64_t now_ms(void)
 
 static void drop_client(size_t i)
 {
-    struct client* c = &ctl.clients[i];
+    struct client *c = &ctl.clients[i];
     close(c->fd);
     free(c->in.data);
     free(c->out.data);
@@ -304,7 +302,7 @@ static void accept_client(void)
         return;
     }
     ctl.clients[ctl.n] = (struct client){.fd = fd, .active_ms = now};
-    struct client* c = &ctl.clients[ctl.n++];
+    struct client *c = &ctl.clients[ctl.n++];
     if (!peer_is_us(fd)) {
         rguard__fp_refuse(&c->out, RGUARD_EREFUSED,
                           "another user's process may not control this one");
@@ -313,7 +311,7 @@ static void accept_client(void)
 }
 
 /* false when the client is gone. */
-static bool receive(struct client* c)
+static bool receive(struct client *c)
 {
     char chunk[16384];
     ssize_t n = recv(c->fd, chunk, sizeof chunk, 0);
@@ -325,10 +323,10 @@ static bool receive(struct client* c)
         return true;
     }
     c->active_ms = now_ms();
-    const char* from = chunk;
+    const char *from = chunk;
     size_t len = (size_t)n;
     if (c->discarding) {
-        const char* lf = memchr(chunk, '\n', len);
+        const char *lf = memchr(chunk, '\n', len);
         if (lf == NULL) {
             return true;
         }
@@ -341,7 +339,7 @@ static bool receive(struct client* c)
 }
 
 /* false when the client is gone. */
-static bool transmit(struct client* c)
+static bool transmit(struct client *c)
 {
     while (c->sent < c->out.len) {
         ssize_t n = send(c->fd, c->out.data + c->sent, c->out.len - c->sent, MSG_NOSIGNAL);
@@ -362,9 +360,9 @@ static bool transmit(struct client* c)
 }
 
 /* Takes one line off the input and answers it. false when there is no whole line. */
-static bool answer(struct client* c)
+static bool answer(struct client *c)
 {
-    char* lf = c->in.len == 0 ? NULL : memchr(c->in.data, '\n', c->in.len);
+    char *lf = c->in.len == 0 ? NULL : memchr(c->in.data, '\n', c->in.len);
     size_t len = lf == NULL ? c->in.len : (size_t)(lf - c->in.data);
     if (len >= FP_MAX_TEXT) {
         rguard__fp_refuse(&c->out, RGUARD_ETOOBIG, "the line is longer than 65536 bytes");
@@ -385,7 +383,7 @@ static bool answer(struct client* c)
 }
 
 /* As far as it goes without waiting. false when the client is done or gone. */
-static bool step(struct client* c)
+static bool step(struct client *c)
 {
     c->more = false;
     for (int lines = 0;; lines++) {
@@ -408,8 +406,7 @@ static bool step(struct client* c)
     }
 }
 
-/* ---- the thread -------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 /* Fills @fds for the wake-up, the listener and the clients, in this order; returns the timeout. */
 static int prepare_poll(struct pollfd fds[MAX_CLIENTS + 2])
@@ -420,7 +417,7 @@ static int prepare_poll(struct pollfd fds[MAX_CLIENTS + 2])
     fds[0] = (struct pollfd){.fd = ctl.wake, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = paused ? -1 : ctl.listener, .events = POLLIN};
     for (size_t i = 0; i < ctl.n; i++) {
-        const struct client* c = &ctl.clients[i];
+        const struct client *c = &ctl.clients[i];
         bool sending = c->out.len > 0;
         short events = sending ? POLLOUT : c->eof || c->more ? 0 : POLLIN;
         fds[i + 2] = (struct pollfd){.fd = c->fd, .events = events};
@@ -430,10 +427,10 @@ static int prepare_poll(struct pollfd fds[MAX_CLIENTS + 2])
 }
 
 /* Backwards: dropping a client moves the last one into its place. */
-static void serve_clients(const struct pollfd* fds, size_t n)
+static void serve_clients(const struct pollfd *fds, size_t n)
 {
     for (size_t i = n; i-- > 0;) {
-        struct client* c = &ctl.clients[i];
+        struct client *c = &ctl.clients[i];
         short got = fds[i + 2].revents;
         bool alive = true;
         if (got & POLLIN || (got & (POLLHUP | POLLERR) && c->out.len == 0)) {
@@ -448,7 +445,7 @@ static void serve_clients(const struct pollfd* fds, size_t n)
     }
 }
 
-static void* serve(void* arg)
+static void *serve(void *arg)
 {
     (void)arg;
     pthread_setname_np(pthread_self(), "rguard-fp");

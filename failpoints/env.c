@@ -14,27 +14,27 @@
 #include <string.h>
 #include <unistd.h>
 
-static int read_seed(struct rguard_fp_error* err);
-static int open_journal(const char* node, struct rguard_fp_error* err);
-static int open_socket(const char* node, struct rguard_fp_error* err);
+static int read_seed(struct rguard_fp_error *err);
+static int open_journal(const char *node, struct rguard_fp_error *err);
+static int open_socket(const char *node, struct rguard_fp_error *err);
 
 /* An empty variable is an absent one; secure_getenv() finds nothing in a setuid process. */
-static const char* env(const char* name)
+static const char *env(const char *name)
 {
-    const char* value = secure_getenv(name);
+    const char *value = secure_getenv(name);
     return value != NULL && *value != '\0' ? value : NULL;
 }
 
-int rguard_fp_init_from_env(struct rguard_fp_error* err)
+int rguard_fp_init_from_env(struct rguard_fp_error *err)
 {
-    struct fp_plan* plan = NULL;
+    struct fp_plan *plan = NULL;
     char node[FP_MAX_NODE + 1];
     int rv = read_seed(err);
     if (rv != 0) {
         return rv;
     }
     rguard__fp_seed(node);
-    const char* config = env("RGUARD_FAILPOINTS");
+    const char *config = env("RGUARD_FAILPOINTS");
     if (config != NULL) {
         rv = rguard__fp_plan(NULL, config, &plan, err);
         if (rv != 0) {
@@ -67,9 +67,9 @@ void rguard_fp_fini(void)
 }
 
 /* A node's name becomes part of paths and of decisions: [A-Za-z0-9_.-]. */
-static int read_seed(struct rguard_fp_error* err)
+static int read_seed(struct rguard_fp_error *err)
 {
-    const char* node = env("RGUARD_FAILPOINTS_NODE");
+    const char *node = env("RGUARD_FAILPOINTS_NODE");
     node = node != NULL ? node : "";
     size_t len = strlen(node);
     for (size_t i = 0; i < len; i++) {
@@ -81,11 +81,11 @@ static int read_seed(struct rguard_fp_error* err)
                                     FP_MAX_NODE);
         }
     }
-    const char* text = env("RGUARD_FAILPOINTS_SEED");
+    const char *text = env("RGUARD_FAILPOINTS_SEED");
     char ignored[FP_MAX_NODE + 1];
     uint64_t seed = text != NULL ? 0 : rguard__fp_seed(ignored);
     if (text != NULL) {
-        char* end;
+        char *end;
         errno = 0;
         seed = strtoull(text, &end, 0);
         if (!isdigit((unsigned char)*text) || *end != '\0' || errno != 0) {
@@ -97,8 +97,8 @@ static int read_seed(struct rguard_fp_error* err)
     return 0;
 }
 
-static int expand_env(const char* name, const char* node, char* path, size_t cap,
-                      struct rguard_fp_error* err)
+static int expand_env(const char *name, const char *node, char *path, size_t cap,
+                      struct rguard_fp_error *err)
 {
     int rv = rguard__fp_expand(env(name), node, path, cap, err);
     if (rv != 0 && err != NULL) {
@@ -109,12 +109,12 @@ static int expand_env(const char* name, const char* node, char* path, size_t cap
     return rv;
 }
 
-static int fail_path(struct rguard_fp_error* err, int code, const char* name, const char* path)
+static int fail_path(struct rguard_fp_error *err, int code, const char *name, const char *path)
 {
     return rguard__fp_error(err, code, 0, 0, "%s: %.60s: %.60s", name, path, rguard_strerror(code));
 }
 
-static int open_journal(const char* node, struct rguard_fp_error* err)
+static int open_journal(const char *node, struct rguard_fp_error *err)
 {
     static const char name[] = "RGUARD_FAILPOINTS_JOURNAL";
     char path[PATH_MAX];
@@ -130,7 +130,7 @@ static int open_journal(const char* node, struct rguard_fp_error* err)
     return rv == 0 ? 0 : fail_path(err, rv, name, path);
 }
 
-static int open_socket(const char* node, struct rguard_fp_error* err)
+static int open_socket(const char *node, struct rguard_fp_error *err)
 {
     static const char name[] = "RGUARD_FAILPOINTS_SOCK";
     char path[PATH_MAX];

@@ -33,10 +33,10 @@
 
 struct fp_program
 {
-    struct fp_program* retired;
+    struct fp_program *retired;
     uint64_t key;
     uint32_t nterms;
-    char* text;                    /* as it was written, NUL at its end */
+    char *text;                    /* as it was written, NUL at its end */
     _Alignas(64) uint64_t ordinal; /* atomic: hits so far */
     uint32_t revoked;              /* futex: 1 once another program took over */
     uint64_t left[FP_MAX_TERMS];   /* atomic: firings left where the term has a count */
@@ -45,7 +45,7 @@ struct fp_program
 
 struct decision
 {
-    const struct fp_term* term; /* NULL: nothing fired */
+    const struct fp_term *term; /* NULL: nothing fired */
     uint64_t ordinal;
     uint64_t draw; /* what else the action needs to choose, it chooses from this */
 };
@@ -54,22 +54,22 @@ struct decision
  * may be reached in a signal handler, where the first use of a lazy TLS block would allocate. */
 static _Thread_local int depth __attribute__((tls_model("initial-exec")));
 
-static struct decision decide(struct fp_program* program);
-static struct rguard_fp_hit fire(struct fp_point* point, struct fp_program* program,
-                                 const struct decision* d);
+static struct decision decide(struct fp_program *program);
+static struct rguard_fp_hit fire(struct fp_point *point, struct fp_program *program,
+                                 const struct decision *d);
 static void end_process(uint32_t action);
 
-__attribute__((cold, noinline)) struct rguard_fp_hit rguard_fp_eval(struct rguard_fp_site* site)
+__attribute__((cold, noinline)) struct rguard_fp_hit rguard_fp_eval(struct rguard_fp_site *site)
 {
     struct rguard_fp_hit hit = {0, 0, 0};
-    struct fp_point* point = __atomic_load_n((struct fp_point**)&site->program, __ATOMIC_ACQUIRE);
+    struct fp_point *point = __atomic_load_n((struct fp_point **)&site->program, __ATOMIC_ACQUIRE);
     if (point == NULL || depth != 0) {
         return hit;
     }
     int saved = errno;
     depth++;
     __atomic_add_fetch(&point->users, 1, __ATOMIC_SEQ_CST);
-    struct fp_program* program = __atomic_load_n(&point->program, __ATOMIC_SEQ_CST);
+    struct fp_program *program = __atomic_load_n(&point->program, __ATOMIC_SEQ_CST);
     if (program != NULL) {
         struct decision d = decide(program);
         if (d.term != NULL) {
@@ -86,8 +86,7 @@ __attribute__((cold, noinline)) struct rguard_fp_hit rguard_fp_eval(struct rguar
     return hit;
 }
 
-/* ---- deciding ---------------------------------------------------------------------------------
- */
+/* ---- deciding -------------------------------------------------------------------------------- */
 
 /* The finalizer of splitmix64: every bit of the input moves half the bits of the output. */
 static uint64_t mix(uint64_t x)
@@ -102,7 +101,7 @@ static uint64_t draw(uint64_t key, uint64_t ordinal, uint32_t term)
     return mix(mix(key + ordinal * 0x9e3779b97f4a7c15u) + term * 0xd1b54a32d192ed03u);
 }
 
-uint64_t rguard__fp_hash(const char* name, size_t len)
+uint64_t rguard__fp_hash(const char *name, size_t len)
 {
     uint64_t h = 0xcbf29ce484222325u;
     for (size_t i = 0; i < len; i++) {
@@ -111,12 +110,12 @@ uint64_t rguard__fp_hash(const char* name, size_t len)
     return h;
 }
 
-uint64_t rguard__fp_key(uint64_t seed, const char* node, uint64_t name_hash)
+uint64_t rguard__fp_key(uint64_t seed, const char *node, uint64_t name_hash)
 {
     return mix(mix(seed + 1) ^ mix(rguard__fp_hash(node, strlen(node))) ^ name_hash);
 }
 
-static bool claim(uint64_t* left)
+static bool claim(uint64_t *left)
 {
     uint64_t n = __atomic_load_n(left, __ATOMIC_RELAXED);
     while (n > 0) {
@@ -129,11 +128,11 @@ static bool claim(uint64_t* left)
 }
 
 /* The first term that fires wins. Probability before count: a miss uses nothing up. */
-static struct decision decide(struct fp_program* program)
+static struct decision decide(struct fp_program *program)
 {
     struct decision d = {NULL, __atomic_add_fetch(&program->ordinal, 1, __ATOMIC_RELAXED), 0};
     for (uint32_t i = 0; i < program->nterms; i++) {
-        const struct fp_term* term = &program->terms[i];
+        const struct fp_term *term = &program->terms[i];
         uint64_t x = draw(program->key, d.ordinal, i);
         if (x >> 1 < term->chance && (term->count == 0 || claim(&program->left[i]))) {
             d.term = term;
@@ -144,11 +143,10 @@ static struct decision decide(struct fp_program* program)
     return d;
 }
 
-/* ---- firing -----------------------------------------------------------------------------------
- */
+/* ---- firing ---------------------------------------------------------------------------------- */
 
-static void say(const struct fp_point* point, const char* text, size_t len, const char* fallback);
-static void sleep_until_revoked(struct fp_program* program, int64_t ns);
+static void say(const struct fp_point *point, const char *text, size_t len, const char *fallback);
+static void sleep_until_revoked(struct fp_program *program, int64_t ns);
 
 static uint64_t now_ns(void)
 {
@@ -159,10 +157,10 @@ static uint64_t now_ns(void)
 
 /* Counts, traces and journals before anything is done: the moment of the fault is on record even
  * when nothing comes after it. */
-static struct rguard_fp_hit fire(struct fp_point* point, struct fp_program* program,
-                                 const struct decision* d)
+static struct rguard_fp_hit fire(struct fp_point *point, struct fp_program *program,
+                                 const struct decision *d)
 {
-    const struct fp_term* term = d->term;
+    const struct fp_term *term = d->term;
     struct rguard_fp_hit hit = {term->action, term->len, term->value};
     if (term->action == RGUARD_FP_OFF) {
         return (struct rguard_fp_hit){0, 0, 0};
@@ -193,21 +191,21 @@ static struct rguard_fp_hit fire(struct fp_point* point, struct fp_program* prog
 }
 
 /* One line, one write. */
-static void say(const struct fp_point* point, const char* text, size_t len, const char* fallback)
+static void say(const struct fp_point *point, const char *text, size_t len, const char *fallback)
 {
     static const char prefix[] = "raftguard: failpoint ";
     struct iovec v[] = {
-        {(void*)(uintptr_t)prefix, sizeof prefix - 1},
+        {(void *)(uintptr_t)prefix, sizeof prefix - 1},
         {point->name, strlen(point->name)},
-        {(void*)(uintptr_t) ": ", 2},
-        {(void*)(uintptr_t)(len > 0 ? text : fallback), len > 0 ? len : strlen(fallback)},
-        {(void*)(uintptr_t) "\n", 1}};
+        {(void *)(uintptr_t) ": ", 2},
+        {(void *)(uintptr_t)(len > 0 ? text : fallback), len > 0 ? len : strlen(fallback)},
+        {(void *)(uintptr_t) "\n", 1}};
     ssize_t ignored = writev(STDERR_FILENO, v, sizeof v / sizeof *v);
     (void)ignored;
 }
 
 /* An absolute deadline, so that signals do not stretch it. */
-static void sleep_until_revoked(struct fp_program* program, int64_t ns)
+static void sleep_until_revoked(struct fp_program *program, int64_t ns)
 {
     uint64_t end = now_ns() + (uint64_t)ns;
     struct timespec deadline = {.tv_sec = (time_t)(end / 1000000000u),
@@ -232,12 +230,11 @@ static void end_process(uint32_t action)
     abort();
 }
 
-/* ---- mutating ---------------------------------------------------------------------------------
- */
+/* ---- mutating -------------------------------------------------------------------------------- */
 
 /* The buffer's bits are cut into as many equal stretches as bits are wanted and one is flipped in
  * each, so no two flips undo each other. */
-static void flip_bits(uint64_t stream, uint32_t wanted, unsigned char* buf, size_t len)
+static void flip_bits(uint64_t stream, uint32_t wanted, unsigned char *buf, size_t len)
 {
     uint64_t bits = (uint64_t)len * 8;
     uint64_t n = wanted < bits ? wanted : bits;
@@ -251,15 +248,15 @@ static void flip_bits(uint64_t stream, uint32_t wanted, unsigned char* buf, size
 
 /* Upwards, byte by byte: the first byte past the end is the first address that is touched. Volatile
  * keeps it from becoming a memset, whose first store may be elsewhere. */
-static void write_past_end(unsigned char* buf, size_t len, uint32_t n)
+static void write_past_end(unsigned char *buf, size_t len, uint32_t n)
 {
-    volatile unsigned char* p = buf + len;
+    volatile unsigned char *p = buf + len;
     for (uint32_t i = 0; i < n; i++) {
         p[i] = (unsigned char)(0xa5u ^ i);
     }
 }
 
-__attribute__((cold, noinline)) uint32_t rguard_fp_mutate(struct rguard_fp_hit hit, void* buf,
+__attribute__((cold, noinline)) uint32_t rguard_fp_mutate(struct rguard_fp_hit hit, void *buf,
                                                           size_t len)
 {
     if (hit.action == RGUARD_FP_BITFLIP && len > 0) {
@@ -270,14 +267,13 @@ __attribute__((cold, noinline)) uint32_t rguard_fp_mutate(struct rguard_fp_hit h
     return hit.action;
 }
 
-/* ---- the life of a program --------------------------------------------------------------------
- */
+/* ---- the life of a program ------------------------------------------------------------------- */
 
-struct fp_program* rguard__fp_program_new(const struct fp_spec* spec, uint64_t key,
-                                          const char* text, size_t len)
+struct fp_program *rguard__fp_program_new(const struct fp_spec *spec, uint64_t key,
+                                          const char *text, size_t len)
 {
     size_t size = sizeof(struct fp_program) + spec->nterms * sizeof spec->terms[0] + len + 1;
-    struct fp_program* program = aligned_alloc(64, (size + 63) / 64 * 64);
+    struct fp_program *program = aligned_alloc(64, (size + 63) / 64 * 64);
     if (program == NULL) {
         return NULL;
     }
@@ -288,37 +284,37 @@ struct fp_program* rguard__fp_program_new(const struct fp_spec* spec, uint64_t k
     for (uint32_t i = 0; i < spec->nterms; i++) {
         program->left[i] = spec->terms[i].count;
     }
-    program->text = (char*)&program->terms[spec->nterms];
+    program->text = (char *)&program->terms[spec->nterms];
     memcpy(program->text, text, len);
     return program;
 }
 
-void rguard__fp_program_free(struct fp_program* program)
+void rguard__fp_program_free(struct fp_program *program)
 {
     free(program);
 }
 
-const char* rguard__fp_program_text(const struct fp_program* program)
+const char *rguard__fp_program_text(const struct fp_program *program)
 {
     return program->text;
 }
 
-static void reap(struct fp_point* point)
+static void reap(struct fp_point *point)
 {
     if (__atomic_load_n(&point->users, __ATOMIC_SEQ_CST) != 0) {
         return;
     }
     while (point->retired != NULL) {
-        struct fp_program* program = point->retired;
+        struct fp_program *program = point->retired;
         point->retired = program->retired;
         point->hits += program->ordinal;
         rguard__fp_program_free(program);
     }
 }
 
-void rguard__fp_swap(struct fp_point* point, struct fp_program* program)
+void rguard__fp_swap(struct fp_point *point, struct fp_program *program)
 {
-    struct fp_program* old = __atomic_exchange_n(&point->program, program, __ATOMIC_SEQ_CST);
+    struct fp_program *old = __atomic_exchange_n(&point->program, program, __ATOMIC_SEQ_CST);
     if (old != NULL) {
         __atomic_store_n(&old->revoked, 1, __ATOMIC_RELEASE);
         syscall(SYS_futex, &old->revoked, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
@@ -328,10 +324,10 @@ void rguard__fp_swap(struct fp_point* point, struct fp_program* program)
     reap(point);
 }
 
-uint64_t rguard__fp_hits(const struct fp_point* point)
+uint64_t rguard__fp_hits(const struct fp_point *point)
 {
     uint64_t hits = point->hits;
-    const struct fp_program* program = __atomic_load_n(&point->program, __ATOMIC_SEQ_CST);
+    const struct fp_program *program = __atomic_load_n(&point->program, __ATOMIC_SEQ_CST);
     hits += program == NULL ? 0 : __atomic_load_n(&program->ordinal, __ATOMIC_RELAXED);
     for (program = point->retired; program != NULL; program = program->retired) {
         hits += __atomic_load_n(&program->ordinal, __ATOMIC_RELAXED);
@@ -339,7 +335,7 @@ uint64_t rguard__fp_hits(const struct fp_point* point)
     return hits;
 }
 
-void rguard__fp_point_forked(struct fp_point* point)
+void rguard__fp_point_forked(struct fp_point *point)
 {
     __atomic_store_n(&point->users, 0, __ATOMIC_SEQ_CST);
     reap(point);

@@ -59,14 +59,14 @@ struct rguard_fp_hit
  * it visible before it is ever hit. */
 struct rguard_fp_site
 {
-    const char* name;
-    const char* desc;
-    const char* file;
-    const char* function;
+    const char *name;
+    const char *desc;
+    const char *file;
+    const char *function;
     uint32_t line;
     uint32_t caps;
-    uint8_t* hot;  /* non-zero while a program is armed */
-    void* program; /* atomic; owned by the registry */
+    uint8_t *hot;  /* non-zero while a program is armed */
+    void *program; /* atomic; owned by the registry */
 };
 
 struct rguard_fp_error
@@ -78,26 +78,26 @@ struct rguard_fp_error
 
 /* Evaluates an armed site. Called by the macros only. Sleeps, prints, panics and kills by itself
  * and returns what the site must do. errno is preserved. */
-RGUARD_API struct rguard_fp_hit rguard_fp_eval(struct rguard_fp_site* site);
+RGUARD_API struct rguard_fp_hit rguard_fp_eval(struct rguard_fp_site *site);
 
 /* Applies BITFLIP or OVERRUN of @hit to @buf of @len bytes; other actions do nothing. OVERRUN
  * writes
  * @hit.len bytes from buf + len on, with ordinary stores. Returns hit.action. */
-RGUARD_API uint32_t rguard_fp_mutate(struct rguard_fp_hit hit, void* buf, size_t len);
+RGUARD_API uint32_t rguard_fp_mutate(struct rguard_fp_hit hit, void *buf, size_t len);
 
 /* Parses @config and arms all of it or nothing. 0, RGUARD_ESPEC, RGUARD_EUNKNOWN (no such site),
  * RGUARD_EREFUSED (the site cannot do that); @err (may be NULL) says where and why. Any thread. */
-RGUARD_API int rguard_fp_configure(const char* config, struct rguard_fp_error* err);
+RGUARD_API int rguard_fp_configure(const char *config, struct rguard_fp_error *err);
 
 /* One site (a name arms every site of that name). */
-RGUARD_API int rguard_fp_set(const char* name, const char* program, struct rguard_fp_error* err);
+RGUARD_API int rguard_fp_set(const char *name, const char *program, struct rguard_fp_error *err);
 
 /* Disarms; 0 also when it was not armed, RGUARD_EUNKNOWN when there is no such site. */
-RGUARD_API int rguard_fp_off(const char* name);
+RGUARD_API int rguard_fp_off(const char *name);
 RGUARD_API void rguard_fp_off_all(void);
 
 /* Judges the grammar of one program or one config alone: no names, no capabilities. */
-RGUARD_API int rguard_fp_check(const char* text, struct rguard_fp_error* err);
+RGUARD_API int rguard_fp_check(const char *text, struct rguard_fp_error *err);
 
 /* Reads RGUARD_FAILPOINTS (config), RGUARD_FAILPOINTS_SEED, RGUARD_FAILPOINTS_NODE (name of this
  * node), RGUARD_FAILPOINTS_JOURNAL and RGUARD_FAILPOINTS_SOCK (paths; %p is the process id, %n the
@@ -106,7 +106,7 @@ RGUARD_API int rguard_fp_check(const char* text, struct rguard_fp_error* err);
  * exit with 78, or what opening the journal or the socket answered; @err->message says which. In a
  * build without failpoints 0 while none of them asks for anything, else RGUARD_ENOTSUP. Call it
  * once, before threads are started. */
-RGUARD_API int rguard_fp_init_from_env(struct rguard_fp_error* err);
+RGUARD_API int rguard_fp_init_from_env(struct rguard_fp_error *err);
 
 /* Stops the control thread, removes the socket, closes the journal. */
 RGUARD_API void rguard_fp_fini(void);
@@ -115,7 +115,7 @@ RGUARD_API void rguard_fp_fini(void);
  * blocks all signals but SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT. A socket file that nobody
  * listens on any more is replaced. RGUARD_ESTATE when there is one already, -EADDRINUSE when
  * another process listens there, -EEXIST when the path is no socket, or -errno. */
-RGUARD_API int rguard_fp_listen(const char* path);
+RGUARD_API int rguard_fp_listen(const char *path);
 
 struct rguard_fp_stat
 {
@@ -126,29 +126,28 @@ struct rguard_fp_stat
 };
 /* The caller sets stat->size. 0, RGUARD_EUNKNOWN, -EINVAL. The numbers are those of the name, all
  * its sites together, and outlive off. */
-RGUARD_API int rguard_fp_stat(const char* name, struct rguard_fp_stat* stat);
+RGUARD_API int rguard_fp_stat(const char *name, struct rguard_fp_stat *stat);
 
 /* Calls @fn for every site, sorted by name, then file and line. @spec is the armed program or "".
  */
-RGUARD_API void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_site* site,
-                                             const char* spec),
-                                  void* user);
+RGUARD_API void rguard_fp_foreach(void (*fn)(void *user, const struct rguard_fp_site *site,
+                                             const char *spec),
+                                  void *user);
 
 /* true when this library was built with sites. */
 RGUARD_API bool rguard_fp_compiled(void);
 
 /* Makes the sites of one executable or shared object known, and forgets them. The constructor at
  * the end of this header does it; nobody else needs to. */
-RGUARD_API void rguard_fp_register(struct rguard_fp_site* const* start,
-                                   struct rguard_fp_site* const* stop);
-RGUARD_API void rguard_fp_unregister(struct rguard_fp_site* const* start);
+RGUARD_API void rguard_fp_register(struct rguard_fp_site *const *start,
+                                   struct rguard_fp_site *const *stop);
+RGUARD_API void rguard_fp_unregister(struct rguard_fp_site *const *start);
 
 #ifdef __cplusplus
 }
 #endif
 
-/* ---- sites ------------------------------------------------------------------------------------
- */
+/* ---- sites ----------------------------------------------------------------------------------- */
 
 #ifndef RGUARD_NO_FAILPOINTS
 
@@ -157,7 +156,7 @@ RGUARD_API void rguard_fp_unregister(struct rguard_fp_site* const* start);
         static uint8_t rguard_fp_hot_ __attribute__((section("rguard_fp_hot")));          \
         static struct rguard_fp_site rguard_fp_site_ = {                                  \
             (name_), (desc_), __FILE__, __func__, __LINE__, (caps_), &rguard_fp_hot_, 0}; \
-        static struct rguard_fp_site* const rguard_fp_entry_                              \
+        static struct rguard_fp_site *const rguard_fp_entry_                              \
             __attribute__((section("rguard_fp_sites"), used, retain)) = &rguard_fp_site_; \
         __builtin_expect(__atomic_load_n(&rguard_fp_hot_, __ATOMIC_RELAXED) != 0, 0)      \
             ? rguard_fp_eval(&rguard_fp_site_)                                            \
@@ -170,9 +169,9 @@ RGUARD_API void rguard_fp_unregister(struct rguard_fp_site* const* start);
 #ifdef __cplusplus
 extern "C" {
 #endif
-extern struct rguard_fp_site* const __start_rguard_fp_sites[]
+extern struct rguard_fp_site *const __start_rguard_fp_sites[]
     __attribute__((weak, visibility("hidden")));
-extern struct rguard_fp_site* const __stop_rguard_fp_sites[]
+extern struct rguard_fp_site *const __stop_rguard_fp_sites[]
     __attribute__((weak, visibility("hidden")));
 
 __attribute__((constructor, weak, visibility("hidden"))) void rguard_fp_module_init_(void);
@@ -204,7 +203,7 @@ void rguard_fp_module_fini_(void)
 #define RGUARD_FP_IF(name, desc)                                                               \
     (__extension__({                                                                           \
         struct rguard_fp_hit rguard_fp_h_ = RGUARD_FP_SITE_(name, desc, RGUARD_FP_CAN_RETURN); \
-        rguard_fp_h_.action == RGUARD_FP_RETURN&& rguard_fp_h_.value != 0;                     \
+        rguard_fp_h_.action == RGUARD_FP_RETURN &&rguard_fp_h_.value != 0;                     \
     }))
 
 /* int: 0, or a negative errno when the site fired with errno(E). */

@@ -28,14 +28,14 @@
 _Static_assert(sizeof(struct fp_journal_header) <= FP_JOURNAL_HEADER, "header fits its page");
 _Static_assert(sizeof(struct fp_journal_record) == 128, "record size is part of the format");
 
-static struct fp_journal_header* journal; /* atomic */
+static struct fp_journal_header *journal; /* atomic */
 static uint32_t writers;                  /* atomic */
 static uint32_t pid;
 static _Thread_local uint32_t tid __attribute__((tls_model("initial-exec")));
 
 static int format(int fd);
 
-int rguard__fp_journal_open(const char* path, uint64_t seed, const char* node)
+int rguard__fp_journal_open(const char *path, uint64_t seed, const char *node)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) {
@@ -45,7 +45,7 @@ int rguard__fp_journal_open(const char* path, uint64_t seed, const char* node)
     if (rv != 0) {
         goto out;
     }
-    struct fp_journal_header* h = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    struct fp_journal_header *h = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (h == MAP_FAILED) {
         rv = -errno;
         goto out;
@@ -60,10 +60,10 @@ out:
     return rv;
 }
 
-void rguard__fp_journal_write(struct fp_journal_record* record, const char* name)
+void rguard__fp_journal_write(struct fp_journal_record *record, const char *name)
 {
     __atomic_add_fetch(&writers, 1, __ATOMIC_SEQ_CST);
-    struct fp_journal_header* h = __atomic_load_n(&journal, __ATOMIC_SEQ_CST);
+    struct fp_journal_header *h = __atomic_load_n(&journal, __ATOMIC_SEQ_CST);
     if (h != NULL) {
         if (tid == 0) {
             tid = (uint32_t)syscall(SYS_gettid);
@@ -72,8 +72,8 @@ void rguard__fp_journal_write(struct fp_journal_record* record, const char* name
         record->tid = tid;
         strncpy(record->name, name, sizeof record->name - 1);
         uint64_t n = __atomic_fetch_add(&h->head, 1, __ATOMIC_RELAXED);
-        char* slots = (char*)h + FP_JOURNAL_HEADER;
-        struct fp_journal_record* slot = (void*)(slots + n % FP_JOURNAL_CAPACITY * sizeof *record);
+        char *slots = (char *)h + FP_JOURNAL_HEADER;
+        struct fp_journal_record *slot = (void *)(slots + n % FP_JOURNAL_CAPACITY * sizeof *record);
         __atomic_store_n(&slot->seq, 0, __ATOMIC_RELAXED);
         __atomic_thread_fence(__ATOMIC_RELEASE);
         memcpy(slot, record, offsetof(struct fp_journal_record, seq));
@@ -84,7 +84,7 @@ void rguard__fp_journal_write(struct fp_journal_record* record, const char* name
 
 void rguard__fp_journal_close(void)
 {
-    struct fp_journal_header* h = __atomic_exchange_n(&journal, NULL, __ATOMIC_SEQ_CST);
+    struct fp_journal_header *h = __atomic_exchange_n(&journal, NULL, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&writers, __ATOMIC_SEQ_CST) != 0) {
         sched_yield();
     }

@@ -16,12 +16,12 @@
 
 struct cursor
 {
-    const char* text;
+    const char *text;
     size_t len;
     size_t pos;
     size_t base; /* where the program being parsed starts; term offsets count from here */
     bool config; /* a ";" may follow a program */
-    struct rguard_fp_error* err;
+    struct rguard_fp_error *err;
 };
 
 /* What an action takes in its parentheses. */
@@ -29,9 +29,9 @@ enum arg { ARG_NONE, ARG_INT, ARG_ERRNO, ARG_DURATION, ARG_TEXT, ARG_SPAN };
 
 static const struct action
 {
-    const char* name;
+    const char *name;
     enum arg arg;
-    const char* wants; /* for errors; NULL when the argument may be left out */
+    const char *wants; /* for errors; NULL when the argument may be left out */
 } actions[RGUARD_FP_ACTION_MAX] = {
     [RGUARD_FP_NONE] = {"", ARG_NONE, NULL},
     [RGUARD_FP_OFF] = {"off", ARG_NONE, NULL},
@@ -50,7 +50,7 @@ static const struct action
 /* Names that strerrorname_np gives to another spelling of the same number. */
 static const struct alias
 {
-    const char* name;
+    const char *name;
     int number;
 } aliases[] = {
     {"EWOULDBLOCK", EWOULDBLOCK},
@@ -60,19 +60,18 @@ static const struct alias
 };
 #define MAX_ERRNO 133 /* EHWPOISON is the last that Linux has */
 
-static int parse_program(struct cursor* c, struct fp_spec* spec);
-static int parse_binding(struct cursor* c, struct fp_config* config, size_t* cap);
-static bool looks_like_config(const char* text);
-static int cursor_init(struct cursor* c, const char* text, struct rguard_fp_error* err);
-static void skip_blanks(struct cursor* c);
+static int parse_program(struct cursor *c, struct fp_spec *spec);
+static int parse_binding(struct cursor *c, struct fp_config *config, size_t *cap);
+static bool looks_like_config(const char *text);
+static int cursor_init(struct cursor *c, const char *text, struct rguard_fp_error *err);
+static void skip_blanks(struct cursor *c);
 static bool blank(char byte);
 static bool name_byte(char byte);
-static int fail_found(struct cursor* c, const char* expected);
+static int fail_found(struct cursor *c, const char *expected);
 
-/* ---- public -----------------------------------------------------------------------------------
- */
+/* ---- public ---------------------------------------------------------------------------------- */
 
-int rguard_fp_check(const char* text, struct rguard_fp_error* err)
+int rguard_fp_check(const char *text, struct rguard_fp_error *err)
 {
     if (text != NULL && looks_like_config(text)) {
         struct fp_config config;
@@ -88,8 +87,8 @@ int rguard_fp_check(const char* text, struct rguard_fp_error* err)
     return rguard__fp_parse_program(text, &spec, &off, &len, err);
 }
 
-int rguard__fp_parse_program(const char* text, struct fp_spec* spec, size_t* text_off,
-                             size_t* text_len, struct rguard_fp_error* err)
+int rguard__fp_parse_program(const char *text, struct fp_spec *spec, size_t *text_off,
+                             size_t *text_len, struct rguard_fp_error *err)
 {
     struct cursor c;
     int rv = cursor_init(&c, text, err);
@@ -114,7 +113,7 @@ int rguard__fp_parse_program(const char* text, struct fp_spec* spec, size_t* tex
     return 0;
 }
 
-int rguard__fp_parse_config(const char* text, struct fp_config* config, struct rguard_fp_error* err)
+int rguard__fp_parse_config(const char *text, struct fp_config *config, struct rguard_fp_error *err)
 {
     struct cursor c;
     int rv = cursor_init(&c, text, err);
@@ -147,15 +146,14 @@ fail:
     return rv;
 }
 
-const char* rguard__fp_action_name(uint32_t action)
+const char *rguard__fp_action_name(uint32_t action)
 {
     return action < RGUARD_FP_ACTION_MAX ? actions[action].name : "?";
 }
 
-/* ---- tokens -----------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
-static int cursor_init(struct cursor* c, const char* text, struct rguard_fp_error* err)
+static int cursor_init(struct cursor *c, const char *text, struct rguard_fp_error *err)
 {
     if (text == NULL) {
         return rguard__fp_error(err, RGUARD_ESPEC, 0, 0, "no text");
@@ -174,24 +172,24 @@ static bool blank(char byte)
     return byte == ' ' || byte == '\t' || byte == '\n' || byte == '\r';
 }
 
-static void skip_blanks(struct cursor* c)
+static void skip_blanks(struct cursor *c)
 {
     while (c->pos < c->len && blank(c->text[c->pos])) {
         c->pos++;
     }
 }
 
-static bool at(const struct cursor* c, char byte)
+static bool at(const struct cursor *c, char byte)
 {
     return c->pos < c->len && c->text[c->pos] == byte;
 }
 
-static bool at_digit(const struct cursor* c)
+static bool at_digit(const struct cursor *c)
 {
     return c->pos < c->len && isdigit((unsigned char)c->text[c->pos]);
 }
 
-static bool at_arrow(const struct cursor* c)
+static bool at_arrow(const struct cursor *c)
 {
     return c->len - c->pos >= 2 && memcmp(c->text + c->pos, "->", 2) == 0;
 }
@@ -207,7 +205,7 @@ static bool name_byte(char byte)
     return byte != '\0' && (word_byte(byte) || strchr("./:-", byte) != NULL);
 }
 
-static size_t word_length(const struct cursor* c)
+static size_t word_length(const struct cursor *c)
 {
     size_t n = 0;
     while (c->pos + n < c->len && word_byte(c->text[c->pos + n])) {
@@ -217,7 +215,7 @@ static size_t word_length(const struct cursor* c)
 }
 
 /* Length of whatever stands at the cursor, for an error: a word, an arrow or one byte. */
-static size_t token_length(const struct cursor* c)
+static size_t token_length(const struct cursor *c)
 {
     if (c->pos == c->len) {
         return 0;
@@ -232,7 +230,7 @@ struct shown
     char text[36];
 };
 
-static struct shown show(const struct cursor* c, size_t len)
+static struct shown show(const struct cursor *c, size_t len)
 {
     struct shown s;
     size_t n = len < 32 ? len : 32;
@@ -244,7 +242,7 @@ static struct shown show(const struct cursor* c, size_t len)
     return s;
 }
 
-static int fail_found(struct cursor* c, const char* expected)
+static int fail_found(struct cursor *c, const char *expected)
 {
     size_t len = token_length(c);
     if (len == 0) {
@@ -256,7 +254,7 @@ static int fail_found(struct cursor* c, const char* expected)
 }
 
 /* Decimal digits into *value; false when they do not fit. There is at least one. */
-static bool read_digits(struct cursor* c, uint64_t* value)
+static bool read_digits(struct cursor *c, uint64_t *value)
 {
     bool fits = true;
     uint64_t v = 0;
@@ -268,17 +266,16 @@ static bool read_digits(struct cursor* c, uint64_t* value)
     return fits;
 }
 
-/* ---- program ----------------------------------------------------------------------------------
- */
+/* ---- program --------------------------------------------------------------------------------- */
 
-static int parse_arg(struct cursor* c, struct fp_term* term);
+static int parse_arg(struct cursor *c, struct fp_term *term);
 
 /* The number that opens a modifier: digits [ "." digits ]. Billionths, so that P% is exact. */
 #define BILLION      1000000000u
 #define HUNDRED_PCT  (100u * (uint64_t)BILLION)
 #define FRACTION_LEN 9
 
-static int parse_fraction(struct cursor* c, uint64_t* billionths, bool* fraction)
+static int parse_fraction(struct cursor *c, uint64_t *billionths, bool *fraction)
 {
     *billionths = 0;
     *fraction = at(c, '.');
@@ -307,7 +304,7 @@ struct modifiers
     bool count;
 };
 
-static int set_probability(struct cursor* c, struct fp_term* term, struct modifiers* seen,
+static int set_probability(struct cursor *c, struct fp_term *term, struct modifiers *seen,
                            size_t start, size_t len, uint64_t whole, uint64_t billionths)
 {
     if (seen->probability) {
@@ -328,7 +325,7 @@ static int set_probability(struct cursor* c, struct fp_term* term, struct modifi
 }
 
 /* number ( "%" | "*" ) */
-static int parse_modifier(struct cursor* c, struct fp_term* term, struct modifiers* seen)
+static int parse_modifier(struct cursor *c, struct fp_term *term, struct modifiers *seen)
 {
     size_t start = c->pos;
     uint64_t whole;
@@ -351,7 +348,7 @@ static int parse_modifier(struct cursor* c, struct fp_term* term, struct modifie
     }
     c->pos++;
     skip_blanks(c);
-    const char* why = seen->count  ? "second count in one term"
+    const char *why = seen->count  ? "second count in one term"
                       : fraction   ? "a count is a whole number"
                       : !fits      ? "count is too large"
                       : whole == 0 ? "a count of 0 never fires; leave the term out or use off"
@@ -364,7 +361,7 @@ static int parse_modifier(struct cursor* c, struct fp_term* term, struct modifie
     return 0;
 }
 
-static int fail_action(struct cursor* c, size_t len)
+static int fail_action(struct cursor *c, size_t len)
 {
     struct cursor after = *c;
     after.pos += len;
@@ -375,10 +372,10 @@ static int fail_action(struct cursor* c, size_t len)
                                 "\"%s\" is not a probability; expected a number from 0 to 100",
                                 word.text);
     }
-    const char* nearest = NULL;
+    const char *nearest = NULL;
     unsigned best = UINT_MAX;
     for (uint32_t i = RGUARD_FP_OFF; i < RGUARD_FP_ACTION_MAX; i++) {
-        const char* name = actions[i].name;
+        const char *name = actions[i].name;
         unsigned d = rguard__fp_distance(c->text + c->pos, len, name, strlen(name));
         if (d < best) {
             best = d;
@@ -396,7 +393,7 @@ static int fail_action(struct cursor* c, size_t len)
 }
 
 /* [ P "%" ] [ N "*" ] action [ "(" arg ")" ] */
-static int parse_term(struct cursor* c, struct fp_term* term)
+static int parse_term(struct cursor *c, struct fp_term *term)
 {
     *term = (struct fp_term){.chance = 1ull << 63};
     struct modifiers seen = {false, false};
@@ -428,7 +425,7 @@ static int parse_term(struct cursor* c, struct fp_term* term)
 }
 
 /* term { "->" term } */
-static int parse_program(struct cursor* c, struct fp_spec* spec)
+static int parse_program(struct cursor *c, struct fp_spec *spec)
 {
     c->base = c->pos;
     spec->nterms = 0;
@@ -450,10 +447,9 @@ static int parse_program(struct cursor* c, struct fp_spec* spec)
     }
 }
 
-/* ---- arguments --------------------------------------------------------------------------------
- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
-static int parse_int(struct cursor* c, struct fp_term* term)
+static int parse_int(struct cursor *c, struct fp_term *term)
 {
     size_t start = c->pos;
     bool negative = at(c, '-');
@@ -481,7 +477,7 @@ static int parse_int(struct cursor* c, struct fp_term* term)
     return 0;
 }
 
-static int parse_span(struct cursor* c, struct fp_term* term)
+static int parse_span(struct cursor *c, struct fp_term *term)
 {
     size_t start = c->pos;
     uint64_t v;
@@ -497,12 +493,12 @@ static int parse_span(struct cursor* c, struct fp_term* term)
     return 0;
 }
 
-static int fail_errno(struct cursor* c, size_t len)
+static int fail_errno(struct cursor *c, size_t len)
 {
-    const char* nearest = NULL;
+    const char *nearest = NULL;
     unsigned best = UINT_MAX;
     for (int i = 1; i <= MAX_ERRNO; i++) {
-        const char* name = strerrorname_np(i);
+        const char *name = strerrorname_np(i);
         unsigned d = name == NULL ? UINT_MAX
                                   : rguard__fp_distance(c->text + c->pos, len, name, strlen(name));
         if (d < best) {
@@ -520,7 +516,7 @@ static int fail_errno(struct cursor* c, size_t len)
                             word.text);
 }
 
-static int parse_errno(struct cursor* c, struct fp_term* term)
+static int parse_errno(struct cursor *c, struct fp_term *term)
 {
     size_t len = word_length(c);
     if (len == 0) {
@@ -537,9 +533,9 @@ static int parse_errno(struct cursor* c, struct fp_term* term)
         term->value = (int64_t)v;
         return 0;
     }
-    const char* word = c->text + c->pos;
+    const char *word = c->text + c->pos;
     for (int i = 1; i <= MAX_ERRNO && term->value == 0; i++) {
-        const char* name = strerrorname_np(i);
+        const char *name = strerrorname_np(i);
         if (name != NULL && strlen(name) == len && memcmp(name, word, len) == 0) {
             term->value = i;
         }
@@ -556,11 +552,11 @@ static int parse_errno(struct cursor* c, struct fp_term* term)
     return 0;
 }
 
-static int parse_duration(struct cursor* c, struct fp_term* term)
+static int parse_duration(struct cursor *c, struct fp_term *term)
 {
     static const struct
     {
-        const char* name;
+        const char *name;
         uint64_t ns;
     } units[] = {{"us", 1000}, {"ms", 1000000}, {"s", 1000000000}};
     if (!at_digit(c)) {
@@ -594,7 +590,7 @@ static int parse_duration(struct cursor* c, struct fp_term* term)
 }
 
 /* Printable bytes up to the ")", or between double quotes when it must hold a ")" itself. */
-static int parse_text(struct cursor* c, struct fp_term* term)
+static int parse_text(struct cursor *c, struct fp_term *term)
 {
     bool quoted = at(c, '"');
     c->pos += quoted;
@@ -631,9 +627,9 @@ static int parse_text(struct cursor* c, struct fp_term* term)
     return 0;
 }
 
-static int parse_arg(struct cursor* c, struct fp_term* term)
+static int parse_arg(struct cursor *c, struct fp_term *term)
 {
-    const struct action* action = &actions[term->action];
+    const struct action *action = &actions[term->action];
     if (!at(c, '(')) {
         if (action->wants != NULL) {
             return rguard__fp_error(c->err, RGUARD_ESPEC, c->base + term->offset, term->length,
@@ -667,16 +663,15 @@ static int parse_arg(struct cursor* c, struct fp_term* term)
     return 0;
 }
 
-/* ---- config -----------------------------------------------------------------------------------
- */
+/* ---- config ---------------------------------------------------------------------------------- */
 
 /* Only in a config does a name stand before a "=". */
-static bool looks_like_config(const char* text)
+static bool looks_like_config(const char *text)
 {
     while (blank(*text)) {
         text++;
     }
-    const char* name = text;
+    const char *name = text;
     while (name_byte(*text)) {
         text++;
     }
@@ -687,7 +682,7 @@ static bool looks_like_config(const char* text)
     return named && *text == '=';
 }
 
-static int parse_name(struct cursor* c, struct fp_binding* b)
+static int parse_name(struct cursor *c, struct fp_binding *b)
 {
     b->name = c->pos;
     while (c->pos < c->len && name_byte(c->text[c->pos])) {
@@ -705,11 +700,11 @@ static int parse_name(struct cursor* c, struct fp_binding* b)
 }
 
 /* name "=" program */
-static int parse_binding(struct cursor* c, struct fp_config* config, size_t* cap)
+static int parse_binding(struct cursor *c, struct fp_config *config, size_t *cap)
 {
     if (config->n == *cap) {
         size_t more = *cap == 0 ? 8 : *cap * 2;
-        struct fp_binding* p = more > FP_MAX_BINDINGS
+        struct fp_binding *p = more > FP_MAX_BINDINGS
                                    ? NULL
                                    : realloc(config->bindings, more * sizeof *config->bindings);
         if (p == NULL) {
@@ -721,13 +716,13 @@ static int parse_binding(struct cursor* c, struct fp_config* config, size_t* cap
         config->bindings = p;
         *cap = more;
     }
-    struct fp_binding* b = &config->bindings[config->n];
+    struct fp_binding *b = &config->bindings[config->n];
     int rv = parse_name(c, b);
     if (rv != 0) {
         return rv;
     }
     for (size_t i = 0; i < config->n; i++) {
-        const struct fp_binding* other = &config->bindings[i];
+        const struct fp_binding *other = &config->bindings[i];
         if (other->name_len == b->name_len &&
             memcmp(c->text + other->name, c->text + b->name, b->name_len) == 0) {
             return rguard__fp_error(c->err, RGUARD_ESPEC, b->name, b->name_len,

@@ -24,15 +24,15 @@
 
 struct module
 {
-    struct module* next;
-    struct rguard_fp_site* const* start;
-    struct rguard_fp_site* const* stop;
+    struct module *next;
+    struct rguard_fp_site *const *start;
+    struct rguard_fp_site *const *stop;
 };
 
 struct planned
 {
-    struct fp_point* point;
-    struct fp_program* program; /* NULL: off */
+    struct fp_point *point;
+    struct fp_program *program; /* NULL: off */
 };
 
 struct fp_plan
@@ -45,34 +45,33 @@ static struct
 {
     pthread_mutex_t lock;
     pthread_once_t once;
-    struct module* modules;
-    struct fp_point* points;
+    struct module *modules;
+    struct fp_point *points;
     bool seeded;
     uint64_t seed;
     char node[FP_MAX_NODE + 1];
 } reg = {.lock = PTHREAD_MUTEX_INITIALIZER, .once = PTHREAD_ONCE_INIT};
 
 #define FOREACH_SITE(m, s)                                       \
-    for (const struct module* m = reg.modules; m; m = (m)->next) \
-        for (struct rguard_fp_site* const* s = (m)->start; s < (m)->stop; s++)
+    for (const struct module *m = reg.modules; m; m = (m)->next) \
+        for (struct rguard_fp_site *const *s = (m)->start; s < (m)->stop; s++)
 
-static int plan_one(struct fp_plan* plan, const char* name, size_t len, const char* text,
-                    size_t text_len, const struct fp_spec* spec, struct rguard_fp_error* err);
-static struct fp_point* find_point(const char* name, size_t len);
-static void arm(struct fp_point* point, struct fp_program* program);
+static int plan_one(struct fp_plan *plan, const char *name, size_t len, const char *text,
+                    size_t text_len, const struct fp_spec *spec, struct rguard_fp_error *err);
+static struct fp_point *find_point(const char *name, size_t len);
+static void arm(struct fp_point *point, struct fp_program *program);
 static void watch_forks(void);
 
-/* ---- modules ----------------------------------------------------------------------------------
- */
+/* ---- modules --------------------------------------------------------------------------------- */
 
-void rguard_fp_register(struct rguard_fp_site* const* start, struct rguard_fp_site* const* stop)
+void rguard_fp_register(struct rguard_fp_site *const *start, struct rguard_fp_site *const *stop)
 {
     pthread_once(&reg.once, watch_forks);
     if (start == stop) {
         return;
     }
     pthread_mutex_lock(&reg.lock);
-    struct module* m = reg.modules;
+    struct module *m = reg.modules;
     while (m != NULL && m->start != start) {
         m = m->next;
     }
@@ -80,7 +79,7 @@ void rguard_fp_register(struct rguard_fp_site* const* start, struct rguard_fp_si
         *m = (struct module){reg.modules, start, stop};
         reg.modules = m;
         /* A plug-in that comes later joins what is armed already. */
-        for (struct fp_point* p = reg.points; p != NULL; p = p->next) {
+        for (struct fp_point *p = reg.points; p != NULL; p = p->next) {
             if (p->program != NULL) {
                 arm(p, p->program);
             }
@@ -89,11 +88,11 @@ void rguard_fp_register(struct rguard_fp_site* const* start, struct rguard_fp_si
     pthread_mutex_unlock(&reg.lock);
 }
 
-void rguard_fp_unregister(struct rguard_fp_site* const* start)
+void rguard_fp_unregister(struct rguard_fp_site *const *start)
 {
     pthread_mutex_lock(&reg.lock);
-    for (struct module** link = &reg.modules; *link != NULL; link = &(*link)->next) {
-        struct module* m = *link;
+    for (struct module **link = &reg.modules; *link != NULL; link = &(*link)->next) {
+        struct module *m = *link;
         if (m->start == start) {
             *link = m->next;
             free(m);
@@ -103,12 +102,11 @@ void rguard_fp_unregister(struct rguard_fp_site* const* start)
     pthread_mutex_unlock(&reg.lock);
 }
 
-/* ---- arming -----------------------------------------------------------------------------------
- */
+/* ---- arming ---------------------------------------------------------------------------------- */
 
-int rguard_fp_configure(const char* config, struct rguard_fp_error* err)
+int rguard_fp_configure(const char *config, struct rguard_fp_error *err)
 {
-    struct fp_plan* plan;
+    struct fp_plan *plan;
     int rv = rguard__fp_plan(NULL, config, &plan, err);
     if (rv == 0) {
         rguard__fp_plan_publish(plan);
@@ -116,9 +114,9 @@ int rguard_fp_configure(const char* config, struct rguard_fp_error* err)
     return rv;
 }
 
-int rguard_fp_set(const char* name, const char* program, struct rguard_fp_error* err)
+int rguard_fp_set(const char *name, const char *program, struct rguard_fp_error *err)
 {
-    struct fp_plan* plan;
+    struct fp_plan *plan;
     int rv = rguard__fp_plan(name == NULL ? "" : name, program, &plan, err);
     if (rv == 0) {
         rguard__fp_plan_publish(plan);
@@ -126,7 +124,7 @@ int rguard_fp_set(const char* name, const char* program, struct rguard_fp_error*
     return rv;
 }
 
-int rguard_fp_off(const char* name)
+int rguard_fp_off(const char *name)
 {
     size_t len = name == NULL ? 0 : strlen(name);
     int rv = RGUARD_EUNKNOWN;
@@ -135,7 +133,7 @@ int rguard_fp_off(const char* name)
     {
         rv = strlen((*s)->name) == len && memcmp((*s)->name, name, len) == 0 ? 0 : rv;
     }
-    struct fp_point* point = rv == 0 ? find_point(name, len) : NULL;
+    struct fp_point *point = rv == 0 ? find_point(name, len) : NULL;
     if (point != NULL) {
         arm(point, NULL);
     }
@@ -146,23 +144,23 @@ int rguard_fp_off(const char* name)
 void rguard_fp_off_all(void)
 {
     pthread_mutex_lock(&reg.lock);
-    for (struct fp_point* p = reg.points; p != NULL; p = p->next) {
+    for (struct fp_point *p = reg.points; p != NULL; p = p->next) {
         arm(p, NULL);
     }
     pthread_mutex_unlock(&reg.lock);
 }
 
-static int plan_config(const char* text, struct fp_plan** plan, struct rguard_fp_error* err)
+static int plan_config(const char *text, struct fp_plan **plan, struct rguard_fp_error *err)
 {
     struct fp_config config;
     int rv = rguard__fp_parse_config(text, &config, err);
     if (rv != 0) {
         return rv;
     }
-    struct fp_plan* p = calloc(1, sizeof *p + config.n * sizeof p->items[0]);
+    struct fp_plan *p = calloc(1, sizeof *p + config.n * sizeof p->items[0]);
     rv = p == NULL ? rguard__fp_error(err, -ENOMEM, 0, 0, "out of memory") : 0;
     for (size_t i = 0; i < config.n && rv == 0; i++) {
-        const struct fp_binding* b = &config.bindings[i];
+        const struct fp_binding *b = &config.bindings[i];
         rv = plan_one(p, text + b->name, b->name_len, text + b->text, b->text_len, &b->spec, err);
         if (rv != 0 && err != NULL) {
             err->offset += rv == RGUARD_EUNKNOWN ? b->name : b->text;
@@ -177,8 +175,8 @@ static int plan_config(const char* text, struct fp_plan** plan, struct rguard_fp
     return 0;
 }
 
-int rguard__fp_plan(const char* name, const char* text, struct fp_plan** plan,
-                    struct rguard_fp_error* err)
+int rguard__fp_plan(const char *name, const char *text, struct fp_plan **plan,
+                    struct rguard_fp_error *err)
 {
     struct rguard_fp_error ignored = {0, 0, ""};
     err = err != NULL ? err : &ignored;
@@ -192,7 +190,7 @@ int rguard__fp_plan(const char* name, const char* text, struct fp_plan** plan,
     if (rv != 0) {
         return rv;
     }
-    struct fp_plan* p = calloc(1, sizeof *p + sizeof p->items[0]);
+    struct fp_plan *p = calloc(1, sizeof *p + sizeof p->items[0]);
     if (p == NULL) {
         return rguard__fp_error(err, -ENOMEM, 0, 0, "out of memory");
     }
@@ -207,7 +205,7 @@ int rguard__fp_plan(const char* name, const char* text, struct fp_plan** plan,
     return 0;
 }
 
-void rguard__fp_plan_publish(struct fp_plan* plan)
+void rguard__fp_plan_publish(struct fp_plan *plan)
 {
     pthread_mutex_lock(&reg.lock);
     for (size_t i = 0; i < plan->n; i++) {
@@ -217,7 +215,7 @@ void rguard__fp_plan_publish(struct fp_plan* plan)
     free(plan);
 }
 
-void rguard__fp_plan_drop(struct fp_plan* plan)
+void rguard__fp_plan_drop(struct fp_plan *plan)
 {
     for (size_t i = 0; plan != NULL && i < plan->n; i++) {
         rguard__fp_program_free(plan->items[i].program);
@@ -225,8 +223,7 @@ void rguard__fp_plan_drop(struct fp_plan* plan)
     free(plan);
 }
 
-/* ---- one name ---------------------------------------------------------------------------------
- */
+/* ---- one name -------------------------------------------------------------------------------- */
 
 static uint32_t capability(uint32_t action)
 {
@@ -245,14 +242,14 @@ static uint32_t capability(uint32_t action)
     }
 }
 
-static int check_capabilities(const struct rguard_fp_site* site, const struct fp_spec* spec,
-                              struct rguard_fp_error* err)
+static int check_capabilities(const struct rguard_fp_site *site, const struct fp_spec *spec,
+                              struct rguard_fp_error *err)
 {
     for (uint32_t i = 0; i < spec->nterms; i++) {
-        const struct fp_term* term = &spec->terms[i];
+        const struct fp_term *term = &spec->terms[i];
         uint32_t need = capability(term->action);
         if ((site->caps & need) != need) {
-            const char* file = strrchr(site->file, '/');
+            const char *file = strrchr(site->file, '/');
             return rguard__fp_error(err, RGUARD_EREFUSED, term->offset, term->length,
                                     "site \"%.48s\" (%.48s:%u) cannot do \"%s\"", site->name,
                                     file != NULL ? file + 1 : site->file, site->line,
@@ -262,9 +259,9 @@ static int check_capabilities(const struct rguard_fp_site* site, const struct fp
     return 0;
 }
 
-static int fail_unknown(const char* name, size_t len, struct rguard_fp_error* err)
+static int fail_unknown(const char *name, size_t len, struct rguard_fp_error *err)
 {
-    const char* nearest = NULL;
+    const char *nearest = NULL;
     unsigned best = UINT_MAX;
     FOREACH_SITE(m, s)
     {
@@ -288,19 +285,19 @@ static int fail_unknown(const char* name, size_t len, struct rguard_fp_error* er
     return rguard__fp_error(err, RGUARD_EUNKNOWN, 0, len, "no site is named \"%s\"", shown);
 }
 
-static struct fp_point* find_point(const char* name, size_t len)
+static struct fp_point *find_point(const char *name, size_t len)
 {
-    struct fp_point* p = reg.points;
+    struct fp_point *p = reg.points;
     while (p != NULL && (strlen(p->name) != len || memcmp(p->name, name, len) != 0)) {
         p = p->next;
     }
     return p;
 }
 
-static struct fp_point* make_point(const char* name, size_t len)
+static struct fp_point *make_point(const char *name, size_t len)
 {
-    struct fp_point* p = aligned_alloc(_Alignof(struct fp_point), sizeof *p);
-    char* copy = p == NULL ? NULL : strndup(name, len);
+    struct fp_point *p = aligned_alloc(_Alignof(struct fp_point), sizeof *p);
+    char *copy = p == NULL ? NULL : strndup(name, len);
     if (copy == NULL) {
         free(p);
         return NULL;
@@ -318,8 +315,8 @@ static void choose_seed(void)
     }
 }
 
-static int plan_one(struct fp_plan* plan, const char* name, size_t len, const char* text,
-                    size_t text_len, const struct fp_spec* spec, struct rguard_fp_error* err)
+static int plan_one(struct fp_plan *plan, const char *name, size_t len, const char *text,
+                    size_t text_len, const struct fp_spec *spec, struct rguard_fp_error *err)
 {
     pthread_mutex_lock(&reg.lock);
     int rv = 0;
@@ -359,14 +356,14 @@ out:
 
 /* Under the lock. The program is in place before a site is hot, and a site is cold before the
  * program goes. @program may be the one that is there already. */
-static void arm(struct fp_point* point, struct fp_program* program)
+static void arm(struct fp_point *point, struct fp_program *program)
 {
     if (program != NULL && program != point->program) {
         rguard__fp_swap(point, program);
     }
     FOREACH_SITE(m, s)
     {
-        struct rguard_fp_site* site = *s;
+        struct rguard_fp_site *site = *s;
         if (strcmp(site->name, point->name) == 0) {
             if (program != NULL) {
                 __atomic_store_n(&site->program, point, __ATOMIC_RELEASE);
@@ -379,21 +376,20 @@ static void arm(struct fp_point* point, struct fp_program* program)
     }
 }
 
-/* ---- looking ----------------------------------------------------------------------------------
- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
-static int by_name_file_line(const void* a, const void* b)
+static int by_name_file_line(const void *a, const void *b)
 {
-    const struct rguard_fp_site* x = *(struct rguard_fp_site* const*)a;
-    const struct rguard_fp_site* y = *(struct rguard_fp_site* const*)b;
+    const struct rguard_fp_site *x = *(struct rguard_fp_site *const *)a;
+    const struct rguard_fp_site *y = *(struct rguard_fp_site *const *)b;
     int d = strcmp(x->name, y->name);
     d = d != 0 ? d : strcmp(x->file, y->file);
     return d != 0 ? d : (x->line > y->line) - (x->line < y->line);
 }
 
 /* The callback runs without the lock, on a copy of the list; it may call everything here. */
-void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_site* site, const char* spec),
-                       void* user)
+void rguard_fp_foreach(void (*fn)(void *user, const struct rguard_fp_site *site, const char *spec),
+                       void *user)
 {
     pthread_mutex_lock(&reg.lock);
     size_t n = 0;
@@ -401,7 +397,7 @@ void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_site* site,
     {
         n++;
     }
-    struct rguard_fp_site** sites = calloc(n + 1, sizeof *sites);
+    struct rguard_fp_site **sites = calloc(n + 1, sizeof *sites);
     size_t i = 0;
     FOREACH_SITE(mm, ss)
     {
@@ -415,9 +411,9 @@ void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_site* site,
     }
     for (size_t k = 0; k < i; k++) {
         pthread_mutex_lock(&reg.lock);
-        struct fp_point* point = find_point(sites[k]->name, strlen(sites[k]->name));
+        struct fp_point *point = find_point(sites[k]->name, strlen(sites[k]->name));
         bool armed = point != NULL && point->program != NULL;
-        char* spec = armed ? strdup(rguard__fp_program_text(point->program)) : NULL;
+        char *spec = armed ? strdup(rguard__fp_program_text(point->program)) : NULL;
         pthread_mutex_unlock(&reg.lock);
         fn(user, sites[k], spec != NULL ? spec : "");
         free(spec);
@@ -425,7 +421,7 @@ void rguard_fp_foreach(void (*fn)(void* user, const struct rguard_fp_site* site,
     free(sites);
 }
 
-int rguard_fp_stat(const char* name, struct rguard_fp_stat* stat)
+int rguard_fp_stat(const char *name, struct rguard_fp_stat *stat)
 {
     if (name == NULL || stat == NULL || stat->size < sizeof stat->size) {
         return -EINVAL;
@@ -437,7 +433,7 @@ int rguard_fp_stat(const char* name, struct rguard_fp_stat* stat)
     {
         rv = strcmp((*site)->name, name) == 0 ? 0 : rv;
     }
-    const struct fp_point* point = find_point(name, strlen(name));
+    const struct fp_point *point = find_point(name, strlen(name));
     if (point != NULL) {
         s.hits = rguard__fp_hits(point);
         s.fired = __atomic_load_n(&point->fired, __ATOMIC_RELAXED);
@@ -455,7 +451,7 @@ bool rguard_fp_compiled(void)
     return true;
 }
 
-void rguard__fp_set_seed(uint64_t seed, const char* node)
+void rguard__fp_set_seed(uint64_t seed, const char *node)
 {
     pthread_mutex_lock(&reg.lock);
     reg.seed = seed;
@@ -492,7 +488,7 @@ static void after_fork_parent(void)
 
 static void after_fork_child(void)
 {
-    for (struct fp_point* p = reg.points; p != NULL; p = p->next) {
+    for (struct fp_point *p = reg.points; p != NULL; p = p->next) {
         rguard__fp_point_forked(p);
     }
     rguard__fp_journal_forked();

@@ -38,15 +38,15 @@ enum code {
 
 struct options
 {
-    const char* socket;
+    const char *socket;
     bool json;
 };
 
-static int run(const struct options* o, int argc, char** argv);
-static int check(const struct options* o, const char* text);
-static int request(const struct options* o, int argc, char** argv);
+static int run(const struct options *o, int argc, char **argv);
+static int check(const struct options *o, const char *text);
+static int request(const struct options *o, int argc, char **argv);
 
-static int usage(FILE* to)
+static int usage(FILE *to)
 {
     fprintf(
         to,
@@ -73,7 +73,7 @@ static int usage(FILE* to)
     return to == stdout ? CODE_OK : CODE_USAGE;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     static const struct option longs[] = {{"socket", required_argument, NULL, 's'},
                                           {"json", no_argument, NULL, 'j'},
@@ -109,11 +109,11 @@ int main(int argc, char** argv)
     return rv;
 }
 
-static int run(const struct options* o, int argc, char** argv)
+static int run(const struct options *o, int argc, char **argv)
 {
     static const struct
     {
-        const char* word;
+        const char *word;
         int args;
     } commands[] = {{"list", 0}, {"check", 1}, {"set", 2}, {"off", 1}, {"off-all", 0}, {"stat", 1}};
     if (argc == 0) {
@@ -142,12 +142,11 @@ static int run(const struct options* o, int argc, char** argv)
     return CODE_USAGE;
 }
 
-/* ---- errors in a spec -------------------------------------------------------------------------
- */
+/* ---- errors in a spec ------------------------------------------------------------------------ */
 
 /* The text around the place, and carets under it. Bytes that would move the cursor become spaces.
  */
-static void point_at(const char* text, size_t offset, size_t length)
+static void point_at(const char *text, size_t offset, size_t length)
 {
     enum { BEFORE = 40, WIDTH = 76 };
     size_t len = strlen(text);
@@ -164,14 +163,14 @@ static void point_at(const char* text, size_t offset, size_t length)
     fputc('\n', stderr);
 }
 
-static void complain_spec(const char* command, const char* text, const char* message, size_t offset,
+static void complain_spec(const char *command, const char *text, const char *message, size_t offset,
                           size_t length)
 {
     fprintf(stderr, "rguard-fp: %s: col %zu: %s\n", command, offset + 1, message);
     point_at(text, offset, length);
 }
 
-static int check(const struct options* o, const char* text)
+static int check(const struct options *o, const char *text)
 {
     struct rguard_fp_error err = {0, 0, ""};
     int rv = rguard_fp_check(text, &err);
@@ -200,7 +199,7 @@ static int check(const struct options* o, const char* text)
  * Enough for the replies of commands.c: objects, arrays, strings, numbers, true, false. Every
  * function takes the start of a value and never reads past the NUL. */
 
-static const char* skip_string(const char* p)
+static const char *skip_string(const char *p)
 {
     for (p++; *p != '\0' && *p != '"'; p++) {
         p += *p == '\\' && p[1] != '\0';
@@ -208,7 +207,7 @@ static const char* skip_string(const char* p)
     return *p == '"' ? p + 1 : p;
 }
 
-static const char* skip_value(const char* p)
+static const char *skip_value(const char *p)
 {
     if (*p == '"') {
         return skip_string(p);
@@ -229,7 +228,7 @@ static const char* skip_value(const char* p)
 }
 
 /* The value of @key in the object at @p; "" when there is none. */
-static const char* member(const char* p, const char* key)
+static const char *member(const char *p, const char *key)
 {
     size_t len = strlen(key);
     if (*p != '{') {
@@ -237,7 +236,7 @@ static const char* member(const char* p, const char* key)
     }
     p++;
     while (*p == '"') {
-        const char* name = p + 1;
+        const char *name = p + 1;
         p = skip_string(p);
         bool found = (size_t)(p - name) == len + 1 && memcmp(name, key, len) == 0;
         p += *p == ':';
@@ -251,7 +250,7 @@ static const char* member(const char* p, const char* key)
 }
 
 /* The string at @p without quotes and escapes, cut to fit. Returns @out. */
-static char* unquote(const char* p, char* out, size_t cap)
+static char *unquote(const char *p, char *out, size_t cap)
 {
     size_t n = 0;
     if (*p == '"') {
@@ -269,12 +268,11 @@ static char* unquote(const char* p, char* out, size_t cap)
     return out;
 }
 
-/* ---- showing a reply --------------------------------------------------------------------------
- */
+/* ---- showing a reply ------------------------------------------------------------------------- */
 
-static void show_list(const char* reply)
+static void show_list(const char *reply)
 {
-    const char* p = member(reply, "sites");
+    const char *p = member(reply, "sites");
     p += *p == '[';
     size_t n = 0;
     while (*p == '{') {
@@ -303,7 +301,7 @@ static void show_list(const char* reply)
     }
 }
 
-static void show_stat(const char* reply)
+static void show_stat(const char *reply)
 {
     char name[FP_MAX_NAME + 1];
     char spec[512];
@@ -315,11 +313,11 @@ static void show_stat(const char* reply)
            (uint64_t)strtoull(member(reply, "last_ns"), NULL, 10));
 }
 
-static int exit_code(const char* code)
+static int exit_code(const char *code)
 {
     static const struct
     {
-        const char* name;
+        const char *name;
         int exit;
     } codes[] = {{"RGUARD_ESPEC", CODE_SPEC},
                  {"RGUARD_ETOOBIG", CODE_SPEC},
@@ -334,13 +332,13 @@ static int exit_code(const char* code)
     return CODE_FAILED;
 }
 
-static int show_error(const char* reply, int argc, char** argv)
+static int show_error(const char *reply, int argc, char **argv)
 {
     char code[64];
     char message[256];
     unquote(member(reply, "code"), code, sizeof code);
     unquote(member(reply, "error"), message, sizeof message);
-    const char* offset = member(reply, "offset");
+    const char *offset = member(reply, "offset");
     if (*offset != '\0' && argc == 3) {
         complain_spec(argv[0], argv[2], message, strtoul(offset, NULL, 10),
                       strtoul(member(reply, "length"), NULL, 10));
@@ -350,13 +348,12 @@ static int show_error(const char* reply, int argc, char** argv)
     return exit_code(code);
 }
 
-/* ---- talking to the process -------------------------------------------------------------------
- */
+/* ---- talking to the process ------------------------------------------------------------------ */
 
-static int find_socket(const struct options* o, char* path, size_t cap)
+static int find_socket(const struct options *o, char *path, size_t cap)
 {
-    const char* tmpl = o->socket != NULL ? o->socket : getenv("RGUARD_FAILPOINTS_SOCK");
-    const char* node = getenv("RGUARD_FAILPOINTS_NODE");
+    const char *tmpl = o->socket != NULL ? o->socket : getenv("RGUARD_FAILPOINTS_SOCK");
+    const char *node = getenv("RGUARD_FAILPOINTS_NODE");
     if (tmpl == NULL || *tmpl == '\0') {
         fprintf(stderr, "rguard-fp: no socket: give -s SOCK or set RGUARD_FAILPOINTS_SOCK\n");
         return CODE_USAGE;
@@ -382,7 +379,7 @@ static int find_socket(const struct options* o, char* path, size_t cap)
     return CODE_OK;
 }
 
-static int fail_io(const char* path, int error)
+static int fail_io(const char *path, int error)
 {
     fprintf(stderr, "rguard-fp: %s: %s\n", path, strerror(error));
     return error == EACCES || error == EPERM       ? CODE_REFUSED
@@ -390,7 +387,7 @@ static int fail_io(const char* path, int error)
                                                    : CODE_GONE;
 }
 
-static int dial(const char* path, int* out)
+static int dial(const char *path, int *out)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     memcpy(addr.sun_path, path, strlen(path) + 1);
@@ -402,7 +399,7 @@ static int dial(const char* path, int* out)
     /* Bounds connect() and send(), when the other side is stopped. */
     struct timeval limit = {.tv_sec = REPLY_MS / 1000};
     if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) != 0 ||
-        connect(fd, (const struct sockaddr*)&addr, sizeof addr) != 0) {
+        connect(fd, (const struct sockaddr *)&addr, sizeof addr) != 0) {
         int error = errno;
         close(fd);
         return fail_io(path, error);
@@ -419,7 +416,7 @@ static int64_t now_ms(void)
 }
 
 /* Reads until the other side closes: by then a program that was set is armed, or has ended it. */
-static int read_reply(int fd, const char* path, struct fp_buf* reply)
+static int read_reply(int fd, const char *path, struct fp_buf *reply)
 {
     int64_t deadline = now_ms() + REPLY_MS;
     for (;;) {
@@ -455,7 +452,7 @@ static int read_reply(int fd, const char* path, struct fp_buf* reply)
     }
 }
 
-static int send_request(int fd, const char* path, int argc, char** argv)
+static int send_request(int fd, const char *path, int argc, char **argv)
 {
     struct fp_buf line = {NULL, 0, 0, false};
     for (int i = 0; i < argc; i++) {
@@ -479,9 +476,9 @@ static int send_request(int fd, const char* path, int argc, char** argv)
     return rv;
 }
 
-static int request(const struct options* o, int argc, char** argv)
+static int request(const struct options *o, int argc, char **argv)
 {
-    char path[sizeof((struct sockaddr_un*)0)->sun_path];
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
     struct fp_buf reply = {NULL, 0, 0, false};
     int fd = -1;
     for (int i = 1; i < argc; i++) {
@@ -505,7 +502,7 @@ static int request(const struct options* o, int argc, char** argv)
     if (rv != CODE_OK) {
         goto out;
     }
-    *(char*)memchr(reply.data, '\n', reply.len) = '\0';
+    *(char *)memchr(reply.data, '\n', reply.len) = '\0';
     if (o->json) {
         printf("%s\n", reply.data);
     }

@@ -12,9 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool reserve(struct fp_buf* buf, size_t more);
+static bool reserve(struct fp_buf *buf, size_t more);
 
-void rguard__fp_put_bytes(struct fp_buf* buf, const char* data, size_t len)
+void rguard__fp_put_bytes(struct fp_buf *buf, const char *data, size_t len)
 {
     if (reserve(buf, len)) {
         memcpy(buf->data + buf->len, data, len);
@@ -22,7 +22,7 @@ void rguard__fp_put_bytes(struct fp_buf* buf, const char* data, size_t len)
     }
 }
 
-void rguard__fp_put(struct fp_buf* buf, const char* fmt, ...)
+void rguard__fp_put(struct fp_buf *buf, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
@@ -37,7 +37,7 @@ void rguard__fp_put(struct fp_buf* buf, const char* fmt, ...)
     va_end(ap);
 }
 
-void rguard__fp_put_string(struct fp_buf* buf, const char* text)
+void rguard__fp_put_string(struct fp_buf *buf, const char *text)
 {
     rguard__fp_put_bytes(buf, "\"", 1);
     for (; *text != '\0'; text++) {
@@ -54,11 +54,11 @@ void rguard__fp_put_string(struct fp_buf* buf, const char* text)
     rguard__fp_put_bytes(buf, "\"", 1);
 }
 
-int rguard__fp_expand(const char* tmpl, const char* node, char* out, size_t cap,
-                      struct rguard_fp_error* err)
+int rguard__fp_expand(const char *tmpl, const char *node, char *out, size_t cap,
+                      struct rguard_fp_error *err)
 {
     size_t len = 0;
-    for (const char* p = tmpl; *p != '\0'; p++) {
+    for (const char *p = tmpl; *p != '\0'; p++) {
         char piece[FP_MAX_NODE + 1] = {*p, '\0'};
         if (*p == '%') {
             p++;
@@ -83,8 +83,8 @@ int rguard__fp_expand(const char* tmpl, const char* node, char* out, size_t cap,
     return 0;
 }
 
-int rguard__fp_error(struct rguard_fp_error* err, int code, size_t offset, size_t length,
-                     const char* fmt, ...)
+int rguard__fp_error(struct rguard_fp_error *err, int code, size_t offset, size_t length,
+                     const char *fmt, ...)
 {
     if (err != NULL) {
         err->offset = offset;
@@ -100,7 +100,7 @@ int rguard__fp_error(struct rguard_fp_error* err, int code, size_t offset, size_
 #define WORD_MAX 64
 
 /* Optimal string alignment: three rows of the usual table. */
-unsigned rguard__fp_distance(const char* a, size_t alen, const char* b, size_t blen)
+unsigned rguard__fp_distance(const char *a, size_t alen, const char *b, size_t blen)
 {
     if (alen > WORD_MAX || blen > WORD_MAX) {
         return UINT_MAX;
@@ -110,9 +110,9 @@ unsigned rguard__fp_distance(const char* a, size_t alen, const char* b, size_t b
         rows[0][j] = j;
     }
     for (unsigned i = 1; i <= alen; i++) {
-        unsigned* row = rows[i % 3];
-        const unsigned* up = rows[(i + 2) % 3];
-        const unsigned* upup = rows[(i + 1) % 3];
+        unsigned *row = rows[i % 3];
+        const unsigned *up = rows[(i + 2) % 3];
+        const unsigned *upup = rows[(i + 1) % 3];
         int ai = tolower((unsigned char)a[i - 1]);
         row[0] = i;
         for (unsigned j = 1; j <= blen; j++) {
@@ -135,7 +135,7 @@ bool rguard__fp_close_enough(unsigned distance, size_t len)
     return distance <= 1 + len / 4 && distance < len;
 }
 
-static bool reserve(struct fp_buf* buf, size_t more)
+static bool reserve(struct fp_buf *buf, size_t more)
 {
     if (buf->failed) {
         return false;
@@ -147,7 +147,7 @@ static bool reserve(struct fp_buf* buf, size_t more)
     while (cap - buf->len < more) {
         cap *= 2;
     }
-    char* data = realloc(buf->data, cap);
+    char *data = realloc(buf->data, cap);
     if (data == NULL) {
         buf->failed = true;
         return false;

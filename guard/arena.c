@@ -20,24 +20,24 @@
 #define ARENA_GUARD ((size_t)64 << 10)
 #define HUGE        ((size_t)2 << 20)
 
-rguard_arena** rguard__arena_table;
+rguard_arena **rguard__arena_table;
 
-static int check_options(const struct rguard_arena_options* o)
+static int check_options(const struct rguard_arena_options *o)
 {
     if (o == NULL || o->size < sizeof *o || o->bytes == 0 || o->bytes > RGUARD__BODY_MAX ||
         (o->slots != RGUARD_SLOTS_PACKED && o->slots != RGUARD_SLOTS_GUARDED) ||
-        (o->name != NULL && strlen(o->name) >= sizeof((rguard_arena*)0)->name)) {
+        (o->name != NULL && strlen(o->name) >= sizeof((rguard_arena *)0)->name)) {
         return -EINVAL;
     }
     return rguard__thread.window != NULL ? RGUARD_ESTATE : 0;
 }
 
-RGUARD__RAW static void write_magic(rguard_arena* a)
+RGUARD__RAW static void write_magic(rguard_arena *a)
 {
     uint64_t key = rguard__secret();
     size_t words = rguard__page / sizeof(uint64_t);
-    uint64_t* header = (uint64_t*)(void*)(a->body - rguard__page);
-    uint64_t* footer = (uint64_t*)(void*)a->body_end;
+    uint64_t *header = (uint64_t *)(void *)(a->body - rguard__page);
+    uint64_t *footer = (uint64_t *)(void *)a->body_end;
     for (size_t i = 0; i < words; i++) {
         header[i] = key ^ (uintptr_t)&header[i] ^ RGUARD__HEADER_MAGIC;
         footer[i] = key ^ ~(uintptr_t)&footer[i] ^ RGUARD__FOOTER_MAGIC;
@@ -45,12 +45,12 @@ RGUARD__RAW static void write_magic(rguard_arena* a)
 }
 
 /* NULL when both pages are whole, else the first damaged word. */
-RGUARD__RAW static const uint64_t* magic_damage(const rguard_arena* a)
+RGUARD__RAW static const uint64_t *magic_damage(const rguard_arena *a)
 {
     uint64_t key = rguard__secret();
     size_t words = rguard__page / sizeof(uint64_t);
-    const uint64_t* header = (const uint64_t*)(const void*)(a->body - rguard__page);
-    const uint64_t* footer = (const uint64_t*)(const void*)a->body_end;
+    const uint64_t *header = (const uint64_t *)(const void *)(a->body - rguard__page);
+    const uint64_t *footer = (const uint64_t *)(const void *)a->body_end;
     for (size_t i = 0; i < words; i++) {
         if (header[i] != (key ^ (uintptr_t)&header[i] ^ RGUARD__HEADER_MAGIC)) {
             return &header[i];
@@ -63,7 +63,7 @@ RGUARD__RAW static const uint64_t* magic_damage(const rguard_arena* a)
 }
 
 /* Maps guards, header, body and footer. */
-static int map_body(rguard_arena* a, size_t body_bytes)
+static int map_body(rguard_arena *a, size_t body_bytes)
 {
     bool huge = a->slots == RGUARD_SLOTS_PACKED && body_bytes >= HUGE;
     size_t lead = ARENA_GUARD + rguard__page;
@@ -77,8 +77,8 @@ static int map_body(rguard_arena* a, size_t body_bytes)
     }
     a->body = a->map + lead;
     a->body_end = a->body + body_bytes;
-    a->header_word = (const uint64_t*)(const void*)(a->body - sizeof(uint64_t));
-    a->footer_word = (const uint64_t*)(const void*)a->body_end;
+    a->header_word = (const uint64_t *)(const void *)(a->body - sizeof(uint64_t));
+    a->footer_word = (const uint64_t *)(const void *)a->body_end;
     if (RGUARD__IS_OFF(a->off, RGUARD__OFF_GUARDS)) {
         return 0;
     }
@@ -92,10 +92,10 @@ static int map_body(rguard_arena* a, size_t body_bytes)
     return rv;
 }
 
-static int table_add(rguard_arena* a)
+static int table_add(rguard_arena *a)
 {
     for (uint32_t i = 0; i < RGUARD__ARENAS; i++) {
-        rguard_arena* expected = NULL;
+        rguard_arena *expected = NULL;
         a->id = i + 1;
         if (__atomic_compare_exchange_n(&rguard__arena_table[i], &expected, a, false,
                                         __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
@@ -105,7 +105,7 @@ static int table_add(rguard_arena* a)
     return RGUARD_EBUSY;
 }
 
-int rguard_arena_create(const struct rguard_arena_options* options, rguard_arena** out)
+int rguard_arena_create(const struct rguard_arena_options *options, rguard_arena **out)
 {
     int rv = out == NULL ? -EINVAL : check_options(options);
     if (rv == 0) {
@@ -117,12 +117,12 @@ int rguard_arena_create(const struct rguard_arena_options* options, rguard_arena
     size_t body_bytes = (options->bytes + rguard__page - 1) & ~(rguard__page - 1);
     size_t n_pages = body_bytes >> rguard__page_shift;
     size_t control_bytes = sizeof(rguard_arena) + n_pages * sizeof(struct rguard__page);
-    rguard_arena* a = rguard__control_map(control_bytes);
+    rguard_arena *a = rguard__control_map(control_bytes);
     if (a == NULL) {
         return -ENOMEM;
     }
     a->control_bytes = control_bytes;
-    a->pages = (struct rguard__page*)(void*)(a + 1);
+    a->pages = (struct rguard__page *)(void *)(a + 1);
     a->n_pages = (uint32_t)n_pages;
     a->slots = options->slots;
     a->off = rguard__off_flags();
@@ -150,7 +150,7 @@ unmap_control:
     return rv;
 }
 
-void rguard_arena_destroy(rguard_arena* a)
+void rguard_arena_destroy(rguard_arena *a)
 {
     if (a == NULL) {
         return;
@@ -163,7 +163,7 @@ void rguard_arena_destroy(rguard_arena* a)
     rguard__control_unmap(a, a->control_bytes);
 }
 
-int rguard_arena_reset(rguard_arena* a)
+int rguard_arena_reset(rguard_arena *a)
 {
     if (a == NULL) {
         return -EINVAL;
@@ -187,7 +187,7 @@ int rguard_arena_reset(rguard_arena* a)
     return 0;
 }
 
-int rguard_alloc(rguard_arena* a, size_t len, void** out)
+int rguard_alloc(rguard_arena *a, size_t len, void **out)
 {
     if (a == NULL || out == NULL || len == 0) {
         return -EINVAL;
@@ -196,7 +196,7 @@ int rguard_alloc(rguard_arena* a, size_t len, void** out)
         return RGUARD_ETOOBIG;
     }
     rguard__enter();
-    void* obj;
+    void *obj;
     int rv = rguard__slot_take(a, len, &obj);
     if (rv == 0) {
         rguard__count(a, len, true, &a->allocs, false);
@@ -215,7 +215,7 @@ int rguard_alloc(rguard_arena* a, size_t len, void** out)
 }
 
 /* 0 when @p may be freed: @s is then its slot. */
-static int free_check(const rguard_arena* a, const void* p, struct rguard__slot* s)
+static int free_check(const rguard_arena *a, const void *p, struct rguard__slot *s)
 {
     if (!rguard__slot_find(a, (uintptr_t)p, s)) {
         return RGUARD_EWRONGARENA;
@@ -232,7 +232,7 @@ static int free_check(const rguard_arena* a, const void* p, struct rguard__slot*
     return rguard__slot_intact(a, s, false) ? 0 : RGUARD_ECANARY;
 }
 
-int rguard_free(rguard_arena* a, void* p)
+int rguard_free(rguard_arena *a, void *p)
 {
     if (a == NULL) {
         return -EINVAL;
@@ -258,7 +258,7 @@ int rguard_free(rguard_arena* a, void* p)
                    : rguard__refuse(a, rv, (uintptr_t)p, (uintptr_t)__builtin_return_address(0));
 }
 
-size_t rguard_slot_len(const rguard_arena* a, const void* p)
+size_t rguard_slot_len(const rguard_arena *a, const void *p)
 {
     struct rguard__slot s;
     if (a == NULL || !rguard__slot_find(a, (uintptr_t)p, &s) || !s.sane ||
@@ -269,11 +269,11 @@ size_t rguard_slot_len(const rguard_arena* a, const void* p)
 }
 
 /* Kind and address of the first damage, or RGUARD_V_NONE. */
-static uint32_t find_damage(const rguard_arena* a, int depth, uintptr_t* at)
+static uint32_t find_damage(const rguard_arena *a, int depth, uintptr_t *at)
 {
     if (!RGUARD__IS_OFF(a->off, RGUARD__OFF_MAGIC) &&
         (depth == RGUARD_CHECK_FULL || !rguard__arena_fast(a))) {
-        const uint64_t* word = magic_damage(a);
+        const uint64_t *word = magic_damage(a);
         if (word != NULL) {
             *at = (uintptr_t)word;
             return RGUARD_V_MAGIC;
@@ -287,7 +287,7 @@ static uint32_t find_damage(const rguard_arena* a, int depth, uintptr_t* at)
     return RGUARD_V_NONE;
 }
 
-int rguard_check(const rguard_arena* a, int depth, struct rguard_violation* out)
+int rguard_check(const rguard_arena *a, int depth, struct rguard_violation *out)
 {
     if (a == NULL || (depth != RGUARD_CHECK_FAST && depth != RGUARD_CHECK_FULL)) {
         return -EINVAL;
@@ -310,7 +310,7 @@ int rguard_check(const rguard_arena* a, int depth, struct rguard_violation* out)
     return RGUARD_ECANARY;
 }
 
-int rguard_arena_stats(const rguard_arena* a, struct rguard_arena_stats* stats)
+int rguard_arena_stats(const rguard_arena *a, struct rguard_arena_stats *stats)
 {
     if (a == NULL || stats == NULL || stats->size < sizeof stats->size) {
         return -EINVAL;

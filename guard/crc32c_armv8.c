@@ -26,7 +26,7 @@ static bool prepare(void)
     return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0;
 }
 
-TARGET static uint32_t run(uint32_t s, const uint8_t* p, size_t len)
+TARGET static uint32_t run(uint32_t s, const uint8_t *p, size_t len)
 {
     for (; len >= 8; len -= 8, p += 8) {
         uint64_t v;

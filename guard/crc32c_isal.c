@@ -20,7 +20,7 @@ static bool prepare(void)
 #endif
 }
 
-static uint32_t run(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t run(uint32_t s, const uint8_t *p, size_t len)
 {
 #if defined(__x86_64__)
     if (len < SHORT) {
@@ -28,9 +28,9 @@ static uint32_t run(uint32_t s, const uint8_t* p, size_t len)
     }
 #endif
     for (; len > MOST; len -= MOST, p += MOST) {
-        s = crc32_iscsi((unsigned char*)(uintptr_t)p, (int)MOST, s);
+        s = crc32_iscsi((unsigned char *)(uintptr_t)p, (int)MOST, s);
     }
-    return crc32_iscsi((unsigned char*)(uintptr_t)p, (int)len, s);
+    return crc32_iscsi((unsigned char *)(uintptr_t)p, (int)len, s);
 }
 
 const struct crc32c_backend rguard__crc32c_isal = {"isal", prepare, run};

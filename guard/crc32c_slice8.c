@@ -34,7 +34,7 @@ static bool prepare(void)
     return true;
 }
 
-static uint32_t run(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t run(uint32_t s, const uint8_t *p, size_t len)
 {
     for (; len >= 8; len -= 8, p += 8) {
         uint64_t v;

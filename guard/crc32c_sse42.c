@@ -41,7 +41,7 @@ TARGET static bool prepare(void)
     return true;
 }
 
-static inline uint64_t word(const uint8_t* p)
+static inline uint64_t word(const uint8_t *p)
 {
     uint64_t v;
     memcpy(&v, p, sizeof v);
@@ -54,7 +54,7 @@ TARGET static inline __m128i product(uint64_t state, uint32_t by)
 }
 
 /* The state behind 24 * @n bytes. */
-TARGET static inline uint64_t three_streams(uint64_t a, const uint8_t* p, size_t n)
+TARGET static inline uint64_t three_streams(uint64_t a, const uint8_t *p, size_t n)
 {
     const uint8_t *q = p + 8 * n, *r = q + 8 * n;
     uint64_t b = 0, c = 0;
@@ -69,7 +69,7 @@ TARGET static inline uint64_t three_streams(uint64_t a, const uint8_t* p, size_t
     return _mm_crc32_u64(c, word(r) ^ (uint64_t)_mm_cvtsi128_si64(moved));
 }
 
-TARGET static uint32_t run(uint32_t state, const uint8_t* p, size_t len)
+TARGET static uint32_t run(uint32_t state, const uint8_t *p, size_t len)
 {
     uint64_t s = state;
     while (len >= LEAST) {

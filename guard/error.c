@@ -7,12 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
-const char* rguard_version(void)
+const char *rguard_version(void)
 {
     return RGUARD_VERSION_STRING;
 }
 
-const char* rguard_strerror(int err)
+const char *rguard_strerror(int err)
 {
     switch (err) {
         case 0:
@@ -25,11 +25,11 @@ const char* rguard_strerror(int err)
         default:
             break;
     }
-    const char* text = err < 0 ? strerrordesc_np(-err) : NULL;
+    const char *text = err < 0 ? strerrordesc_np(-err) : NULL;
     return text != NULL ? text : "unknown error";
 }
 
-const char* rguard_err_name(int err)
+const char *rguard_err_name(int err)
 {
     switch (err) {
         case 0:
@@ -42,21 +42,21 @@ const char* rguard_err_name(int err)
         default:
             break;
     }
-    const char* name = err < 0 ? strerrorname_np(-err) : NULL;
+    const char *name = err < 0 ? strerrorname_np(-err) : NULL;
     return name != NULL ? name : "UNKNOWN";
 }
 
-static void put(const char* text)
+static void put(const char *text)
 {
     ssize_t ignored = write(STDERR_FILENO, text, strlen(text));
     (void)ignored;
 }
 
 /* Async-signal-safe: write(2) and abort() only. */
-void rguard__assert_failed(const char* file, int line, const char* expr)
+void rguard__assert_failed(const char *file, int line, const char *expr)
 {
     char digits[12];
-    char* p = digits + sizeof digits - 1;
+    char *p = digits + sizeof digits - 1;
     *p = '\0';
     do {
         *--p = (char)('0' + line % 10);
@@ -73,9 +73,9 @@ void rguard__assert_failed(const char* file, int line, const char* expr)
 }
 
 #ifdef RGUARD_TESTING
-int rguard__test_off(const char* name)
+int rguard__test_off(const char *name)
 {
-    const char* list = getenv("RGUARD_TEST_OFF");
+    const char *list = getenv("RGUARD_TEST_OFF");
     size_t len = strlen(name);
     while (list != NULL && *list != '\0') {
         size_t n = strcspn(list, ",");

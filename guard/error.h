@@ -46,10 +46,10 @@ extern "C" {
 
 /* One sentence for an RGUARD_E code or a negated errno; "success" for 0. Static string, never NULL.
  * Any thread; not from a signal handler (negated errnos go through strerrordesc_np). */
-RGUARD_API const char* rguard_strerror(int err);
+RGUARD_API const char *rguard_strerror(int err);
 
 /* "RGUARD_ECORRUPT", "EIO", ...; "UNKNOWN" for a number that is neither. Static string. */
-RGUARD_API const char* rguard_err_name(int err);
+RGUARD_API const char *rguard_err_name(int err);
 
 #ifdef __cplusplus
 }

@@ -56,8 +56,7 @@ extern "C" {
 typedef struct rguard_arena rguard_arena;
 typedef struct rguard_window rguard_window;
 
-/* ---- violations -------------------------------------------------------------------------------
- */
+/* ---- violations ------------------------------------------------------------------------------ */
 
 #define RGUARD_VIOLATION_KINDS(X)                                                           \
     X(RGUARD_V_NONE, 0, "none")                                                             \
@@ -124,39 +123,38 @@ struct rguard_violation
 };
 
 /* "slot_guard", "precise", ...; "?" when unknown. Static strings. */
-RGUARD_API const char* rguard_violation_kind_name(uint32_t kind);
-RGUARD_API const char* rguard_violation_class_name(uint32_t class_);
+RGUARD_API const char *rguard_violation_kind_name(uint32_t kind);
+RGUARD_API const char *rguard_violation_class_name(uint32_t class_);
 
 /* One line without newline, e.g.
  *   violation=slot_guard class=precise arena=kv.values offset=8192 past_end=0 access=write
  *   address=0x7f.. pc=0x55.. term=3 index=4711 tid=99
  * or one JSON object. Both return the length that was needed (as snprintf), negative on bad input.
  */
-RGUARD_API int rguard_violation_text(const struct rguard_violation* v, char* buf, size_t cap);
-RGUARD_API int rguard_violation_json(const struct rguard_violation* v, char* buf, size_t cap);
+RGUARD_API int rguard_violation_text(const struct rguard_violation *v, char *buf, size_t cap);
+RGUARD_API int rguard_violation_json(const struct rguard_violation *v, char *buf, size_t cap);
 
 /* Takes the oldest record from the process-wide ring of 64. Returns 1 and fills @out, or 0 when the
  * ring is empty. *lost (may be NULL) is set to the number of records that were overwritten before
  * they were taken, since the process began. Any thread, not from a handler. */
-RGUARD_API int rguard_violation_next(struct rguard_violation* out, uint64_t* lost);
+RGUARD_API int rguard_violation_next(struct rguard_violation *out, uint64_t *lost);
 
 /* Reads the fatal record that an earlier process left in its crash file. 0, -errno, or
  * RGUARD_ECHECKSUM when the file is none, or incomplete. */
-RGUARD_API int rguard_crash_read(const char* path, struct rguard_violation* out);
+RGUARD_API int rguard_crash_read(const char *path, struct rguard_violation *out);
 
-/* ---- process ----------------------------------------------------------------------------------
- */
+/* ---- process --------------------------------------------------------------------------------- */
 
 /* Called from the signal handler (async-signal-safe code only: no malloc, no stdio, no locks) or,
  * for refused frees and failed checks, from the thread that found it. @v->class_ is FATAL when the
  * process is about to die and otherwise still provisional. */
-typedef void (*rguard_violation_hook)(void* user, const struct rguard_violation* v);
+typedef void (*rguard_violation_hook)(void *user, const struct rguard_violation *v);
 
 struct rguard_guard_options
 {
     size_t size;            /* sizeof(struct rguard_guard_options) */
     bool keep_signals;      /* true: install no handlers; windows then cannot trap */
-    const char* crash_file; /* NULL, or a path where a fatal record is written with write(2) */
+    const char *crash_file; /* NULL, or a path where a fatal record is written with write(2) */
 };
 
 /* Installs the trap: SIGSEGV, SIGBUS, SIGILL, SIGFPE and SIGABRT on an alternate stack, chained to
@@ -167,15 +165,15 @@ struct rguard_guard_options
  * replaces an earlier one.
  * Returns 0, -errno, or RGUARD_ENOTSUP when another runtime keeps the signals (ASan with
  * handle_segv=2). Not thread-safe against itself. @options may be NULL. */
-RGUARD_API int rguard_guard_init(const struct rguard_guard_options* options);
+RGUARD_API int rguard_guard_init(const struct rguard_guard_options *options);
 
 /* Undoes one rguard_guard_init(); the last one restores the previous handlers. */
 RGUARD_API void rguard_guard_fini(void);
 
 /* Registers a hook that sees every violation of the process, also the fatal ones outside windows:
  * this is where a leader's last message is sent from. At most 8; RGUARD_EBUSY beyond. */
-RGUARD_API int rguard_guard_hook_add(rguard_violation_hook hook, void* user);
-RGUARD_API void rguard_guard_hook_remove(rguard_violation_hook hook, void* user);
+RGUARD_API int rguard_guard_hook_add(rguard_violation_hook hook, void *user);
+RGUARD_API void rguard_guard_hook_remove(rguard_violation_hook hook, void *user);
 
 /* What this kernel offers, found by trying it, never by version. */
 struct rguard_guard_caps
@@ -187,25 +185,24 @@ struct rguard_guard_caps
     bool pagemap_scan;
     bool pkeys;    /* optional; never counts as missing */
     bool own_segv; /* SIGSEGV really reaches us */
-    const char* crc32c;
+    const char *crc32c;
 };
-RGUARD_API int rguard_guard_caps(struct rguard_guard_caps* caps);
+RGUARD_API int rguard_guard_caps(struct rguard_guard_caps *caps);
 
 /* Makes a real fault: a store into the guard page of a scratch arena inside a real window. 0 when
  * it was trapped, attributed and rolled back; otherwise which step failed is in @why (static
  * string): RGUARD_ENOTSUP where the signal is not ours (keep_signals, ASan), RGUARD_ESTATE when the
  * trap failed or a window is open. Private: hooks, ring and trace do not see it. */
-RGUARD_API int rguard_guard_selftest(const char** why);
+RGUARD_API int rguard_guard_selftest(const char **why);
 
-/* ---- arenas -----------------------------------------------------------------------------------
- */
+/* ---- arenas ---------------------------------------------------------------------------------- */
 
 enum rguard_slot_kind { RGUARD_SLOTS_PACKED = 0, RGUARD_SLOTS_GUARDED = 1 };
 
 struct rguard_arena_options
 {
     size_t size;      /* sizeof(struct rguard_arena_options) */
-    const char* name; /* copied, at most 23 bytes; shown in records */
+    const char *name; /* copied, at most 23 bytes; shown in records */
     size_t bytes;     /* body size in bytes, rounded up to a page; address space, not memory:
                        * pages are committed when they are touched */
     int slots;        /* enum rguard_slot_kind */
@@ -213,16 +210,16 @@ struct rguard_arena_options
 
 /* Maps an arena. 0, -ENOMEM, -EINVAL, RGUARD_ESTATE inside a window, RGUARD_EBUSY when the process
  * has 256 already. Owner: the caller, until destroy. One thread at a time may use an arena. */
-RGUARD_API int rguard_arena_create(const struct rguard_arena_options* options, rguard_arena** out);
+RGUARD_API int rguard_arena_create(const struct rguard_arena_options *options, rguard_arena **out);
 
 /* Unmaps it; every pointer into it dies. Not inside a window, and after the windows that were
  * created over it. NULL is allowed. */
-RGUARD_API void rguard_arena_destroy(rguard_arena* a);
+RGUARD_API void rguard_arena_destroy(rguard_arena *a);
 
 /* Frees every slot and returns the arena to the state after create, contents discarded, magic words
  * rewritten. For restore and rollback. RGUARD_ESTATE inside a window. Cost: returns the used pages
  * to the kernel, ~1 ms per 64 MiB. */
-RGUARD_API int rguard_arena_reset(rguard_arena* a);
+RGUARD_API int rguard_arena_reset(rguard_arena *a);
 
 /* Hands out a slot of @len bytes (1 .. 16 MiB), aligned to 16 (packed), or such that its last byte
  * touches the guard page (guarded: aligned to the largest power of two, at most 16, that divides
@@ -231,7 +228,7 @@ RGUARD_API int rguard_arena_reset(rguard_arena* a);
  * slot about to be handed out was damaged; inside a running window that is a violation and does not
  * return. Cost of alloc and free together: packed ~25 ns, guarded ~40 ns for a recycled slot, ~4 us
  * for a new one. */
-RGUARD_API int rguard_alloc(rguard_arena* a, size_t len, void** out);
+RGUARD_API int rguard_alloc(rguard_arena *a, size_t len, void **out);
 
 /* Takes a slot back. Inside a window the slot is handed out again only after commit, and an abort
  * brings it back with its contents.
@@ -240,16 +237,16 @@ RGUARD_API int rguard_alloc(rguard_arena* a, size_t len, void** out);
  * overwritten: outside a window RGUARD_EDOUBLEFREE, RGUARD_EWRONGARENA or RGUARD_ECANARY is
  * returned and nothing changes; inside a running window the free does not return: it is a violation
  * and rguard_window_run() reports it. Either way there is a record. NULL does nothing. */
-RGUARD_API int rguard_free(rguard_arena* a, void* p);
+RGUARD_API int rguard_free(rguard_arena *a, void *p);
 
 /* Length that was asked for, 0 when @p is no live slot of @a. */
-RGUARD_API size_t rguard_slot_len(const rguard_arena* a, const void* p);
+RGUARD_API size_t rguard_slot_len(const rguard_arena *a, const void *p);
 
 /* Verifies the arena: FAST the two magic words next to the body (~4 ns), FULL all of them and every
  * slot's canary and slack pattern. 0 or RGUARD_ECANARY with @out (may be NULL) filled; the damage
  * is recorded like any violation, but does not end a window. */
 enum rguard_check_depth { RGUARD_CHECK_FAST = 0, RGUARD_CHECK_FULL = 1 };
-RGUARD_API int rguard_check(const rguard_arena* a, int depth, struct rguard_violation* out);
+RGUARD_API int rguard_check(const rguard_arena *a, int depth, struct rguard_violation *out);
 
 struct rguard_arena_stats
 {
@@ -259,15 +256,14 @@ struct rguard_arena_stats
     uint64_t used_bytes;             /* high-water mark inside it */
     uint64_t allocs, frees, refused_frees;
 };
-RGUARD_API int rguard_arena_stats(const rguard_arena* a, struct rguard_arena_stats* stats);
+RGUARD_API int rguard_arena_stats(const rguard_arena *a, struct rguard_arena_stats *stats);
 
-/* ---- windows ----------------------------------------------------------------------------------
- */
+/* ---- windows --------------------------------------------------------------------------------- */
 
 struct rguard_window_options
 {
     size_t size;           /* sizeof(struct rguard_window_options) */
-    rguard_arena** arenas; /* copied; checked before and after every run */
+    rguard_arena **arenas; /* copied; checked before and after every run */
     size_t n_arenas;       /* 1 .. 256 */
     size_t undo_bytes;     /* capacity of the undo log; 0 = 1 MiB. A window that declares more can
                             * still commit, but a violation in it is IMPRECISE */
@@ -275,9 +271,9 @@ struct rguard_window_options
 
 /* 0, -EINVAL, -ENOMEM. @arenas must outlive the window. Everything a window will ever need is
  * mapped here. Destroy: not while it is open; NULL is allowed. */
-RGUARD_API int rguard_window_create(const struct rguard_window_options* options,
-                                    rguard_window** out);
-RGUARD_API void rguard_window_destroy(rguard_window* w);
+RGUARD_API int rguard_window_create(const struct rguard_window_options *options,
+                                    rguard_window **out);
+RGUARD_API void rguard_window_destroy(rguard_window *w);
 
 /* Runs @body(@user) inside the window, on this thread:
  *
@@ -294,23 +290,23 @@ RGUARD_API void rguard_window_destroy(rguard_window* w);
  * @term and @index name the entry being applied and go into the record. One window per thread at a
  * time (RGUARD_ESTATE otherwise). About 100 ns without violations. The first call on a thread gives
  * it an alternate signal stack. */
-RGUARD_API int rguard_window_run(rguard_window* w, uint64_t term, uint64_t index,
-                                 int (*body)(void* user), void* user, struct rguard_violation* v);
+RGUARD_API int rguard_window_run(rguard_window *w, uint64_t term, uint64_t index,
+                                 int (*body)(void *user), void *user, struct rguard_violation *v);
 
 /* The same bracket without the trap, for code that cannot be left by _longjmp: a fault inside it is
  * FATAL, a refused free is returned. begin checks, commit checks and keeps, abort undoes; each of
  * them returns RGUARD_EVIOLATION, with the window closed, when its check fails (begin's and abort's
  * record is in the ring). RGUARD_ESTATE when the calls do not pair up. */
-RGUARD_API int rguard_window_begin(rguard_window* w, uint64_t term, uint64_t index);
-RGUARD_API int rguard_window_commit(rguard_window* w, struct rguard_violation* v);
-RGUARD_API int rguard_window_abort(rguard_window* w);
+RGUARD_API int rguard_window_begin(rguard_window *w, uint64_t term, uint64_t index);
+RGUARD_API int rguard_window_commit(rguard_window *w, struct rguard_violation *v);
+RGUARD_API int rguard_window_abort(rguard_window *w);
 
 /* Declares that @len bytes at @p are about to be written: their present contents go to the undo log
  * of the window that is open on this thread. Without an open window it does nothing. The range must
  * lie inside one live slot of one of the window's arenas: otherwise -EFAULT, and the window becomes
  * one that cannot be undone. Slots that were allocated in this window need no declaration. ~15 ns.
  */
-RGUARD_API int rguard_touch(void* p, size_t len);
+RGUARD_API int rguard_touch(void *p, size_t len);
 
 /* Ends the window running on this thread as a violation of @kind (the envelope check and the
  * injected rollback use it). Does not return when a window is running (rguard_window_run);

@@ -41,32 +41,31 @@
 #define rguard__unpoison(p, len) ((void)(p), (void)(len))
 #endif
 
-/* ---- map.c ------------------------------------------------------------------------------------
- */
+/* ---- map.c ----------------------------------------------------------------------------------- */
 
 extern size_t rguard__page;         /* bytes of a page; valid after rguard__base_init() */
 extern unsigned rguard__page_shift; /* its binary logarithm */
 extern bool rguard__madv_guard;     /* MADV_GUARD_INSTALL works and was not forbidden */
-extern const uint64_t* rguard__secret_page;
+extern const uint64_t *rguard__secret_page;
 
 /* Page size, kernel probe, secret; once per process. 0 or -errno. */
 int rguard__base_init(void);
 
 /* True when RGUARD_FORCE, a comma-separated list, names @what. */
-bool rguard__forced(const char* what);
+bool rguard__forced(const char *what);
 
 /* Anonymous, uncommitted memory; its first byte at a multiple of @align. NULL when there is none.
  */
-void* rguard__reserve(size_t bytes, size_t align, size_t lead);
+void *rguard__reserve(size_t bytes, size_t align, size_t lead);
 
 /* Makes whole pages inaccessible, or accessible and zero again. 0 or -errno. */
-int rguard__guard_set(void* p, size_t len);
-int rguard__guard_clear(void* p, size_t len);
+int rguard__guard_set(void *p, size_t len);
+int rguard__guard_clear(void *p, size_t len);
 
 /* Zeroed memory between two guard pages of its own: where everything lives that no engine may
  * reach. @bytes is rounded up to pages. NULL when there is none. */
-void* rguard__control_map(size_t bytes);
-void rguard__control_unmap(void* p, size_t bytes);
+void *rguard__control_map(size_t bytes);
+void rguard__control_unmap(void *p, size_t bytes);
 
 static inline uint64_t rguard__secret(void)
 {
@@ -74,27 +73,26 @@ static inline uint64_t rguard__secret(void)
 }
 
 #if RGUARD__ASAN
-void rguard__raw_copy(void* to, const void* from, size_t len);
-void rguard__raw_fill(void* p, uint8_t byte, size_t len);
-bool rguard__raw_is(const void* p, uint8_t byte, size_t len);
+void rguard__raw_copy(void *to, const void *from, size_t len);
+void rguard__raw_fill(void *p, uint8_t byte, size_t len);
+bool rguard__raw_is(const void *p, uint8_t byte, size_t len);
 #else
-static inline void rguard__raw_copy(void* to, const void* from, size_t len)
+static inline void rguard__raw_copy(void *to, const void *from, size_t len)
 {
     memcpy(to, from, len);
 }
-static inline void rguard__raw_fill(void* p, uint8_t byte, size_t len)
+static inline void rguard__raw_fill(void *p, uint8_t byte, size_t len)
 {
     memset(p, byte, len);
 }
-static inline bool rguard__raw_is(const void* p, uint8_t byte, size_t len)
+static inline bool rguard__raw_is(const void *p, uint8_t byte, size_t len)
 {
-    const uint8_t* b = p;
+    const uint8_t *b = p;
     return len == 0 || (b[0] == byte && memcmp(b, b + 1, len - 1) == 0);
 }
 #endif
 
-/* ---- switches of test builds ------------------------------------------------------------------
- */
+/* ---- switches of test builds ----------------------------------------------------------------- */
 
 enum rguard__off {
     RGUARD__OFF_GUARDS = 1,
@@ -114,8 +112,7 @@ uint32_t rguard__off_flags(void);
 #define RGUARD__IS_OFF(flags, bit) ((void)(flags), 0)
 #endif
 
-/* ---- arenas and slots -------------------------------------------------------------------------
- */
+/* ---- arenas and slots ------------------------------------------------------------------------ */
 
 #define RGUARD__ARENAS          256u
 #define RGUARD__SLOT_MAX        ((size_t)16 << 20)
@@ -142,26 +139,26 @@ struct rguard__page
 
 struct rguard__packed_class
 {
-    uint8_t* free; /* header of the first free slot */
-    uint8_t* next; /* where the next slot is carved */
-    uint8_t* end;  /* of the span being carved */
+    uint8_t *free; /* header of the first free slot */
+    uint8_t *next; /* where the next slot is carved */
+    uint8_t *end;  /* of the span being carved */
     uint32_t page; /* first page of that span */
 };
 
 struct rguard_arena
 {
-    uint8_t* body;
-    uint8_t* body_end;
-    const uint64_t* header_word; /* last word of the header page */
-    const uint64_t* footer_word; /* first word of the footer page */
-    rguard_window* window;       /* the open window this arena belongs to, or NULL */
-    struct rguard__page* pages;
+    uint8_t *body;
+    uint8_t *body_end;
+    const uint64_t *header_word; /* last word of the header page */
+    const uint64_t *footer_word; /* first word of the footer page */
+    rguard_window *window;       /* the open window this arena belongs to, or NULL */
+    struct rguard__page *pages;
     uint32_t n_pages, used_pages;
     uint32_t off;
     uint32_t id;
     int slots;
     char name[24];
-    uint8_t* map; /* guards included */
+    uint8_t *map; /* guards included */
     size_t map_bytes, control_bytes;
     uint64_t live_slots, live_bytes, allocs, frees, refused_frees;
     struct rguard__packed_class packed[RGUARD__PACKED_CLASSES];
@@ -169,13 +166,13 @@ struct rguard_arena
 };
 
 /* Lock-free: an entry is published by one release store and read by the fault handler. */
-extern rguard_arena** rguard__arena_table;
+extern rguard_arena **rguard__arena_table;
 
 #define RGUARD__HEADER_MAGIC 0x5247484541444552u
 #define RGUARD__FOOTER_MAGIC 0x5247464f4f544552u
 
 /* The two words that touch the body: two loads and two compares. */
-RGUARD__RAW static inline bool rguard__arena_fast(const rguard_arena* a)
+RGUARD__RAW static inline bool rguard__arena_fast(const rguard_arena *a)
 {
     uint64_t key = rguard__secret();
     return *a->header_word == (key ^ (uintptr_t)a->header_word ^ RGUARD__HEADER_MAGIC) &&
@@ -185,9 +182,9 @@ RGUARD__RAW static inline bool rguard__arena_fast(const rguard_arena* a)
 /* A slot as seen from outside. */
 struct rguard__slot
 {
-    uint8_t* base; /* first byte of the room */
-    uint8_t* end;  /* end of the room, guard page excluded */
-    uint8_t* obj;
+    uint8_t *base; /* first byte of the room */
+    uint8_t *end;  /* end of the room, guard page excluded */
+    uint8_t *obj;
     size_t len;
     uint32_t page; /* first page of its span */
     uint8_t class_;
@@ -196,23 +193,23 @@ struct rguard__slot
 };
 
 /* The slot whose room (or guard page) contains @addr; false when none was made there. */
-bool rguard__slot_find(const rguard_arena* a, uintptr_t addr, struct rguard__slot* s);
+bool rguard__slot_find(const rguard_arena *a, uintptr_t addr, struct rguard__slot *s);
 
 /* Canaries and link words; @full: the whole slack pattern, not only what is next to the object. */
-bool rguard__slot_intact(const rguard_arena* a, const struct rguard__slot* s, bool full);
+bool rguard__slot_intact(const rguard_arena *a, const struct rguard__slot *s, bool full);
 
 /* Takes a slot for @len bytes: 0, RGUARD_EARENAFULL, -ENOMEM, or RGUARD_ECANARY with the damaged
  * free slot's address in *obj. */
-int rguard__slot_take(rguard_arena* a, size_t len, void** obj);
-void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state);
-void rguard__slot_release(rguard_arena* a, struct rguard__slot* s);
+int rguard__slot_take(rguard_arena *a, size_t len, void **obj);
+void rguard__slot_mark(rguard_arena *a, struct rguard__slot *s, uint8_t state);
+void rguard__slot_release(rguard_arena *a, struct rguard__slot *s);
 
 /* Verifies every slot on pages [first, last]. True when all are intact, else @bad is the first. */
-bool rguard__slots_check(const rguard_arena* a, size_t first, size_t last,
-                         struct rguard__slot* bad);
+bool rguard__slots_check(const rguard_arena *a, size_t first, size_t last,
+                         struct rguard__slot *bad);
 
 /* Counts one slot in or out; @allocs or @frees moves with it and back with an undo. */
-static inline void rguard__count(rguard_arena* a, size_t len, bool in, uint64_t* counter, bool undo)
+static inline void rguard__count(rguard_arena *a, size_t len, bool in, uint64_t *counter, bool undo)
 {
     a->live_slots += in ? 1 : (uint64_t)-1;
     a->live_bytes += in ? len : (uint64_t)0 - len;
@@ -220,14 +217,13 @@ static inline void rguard__count(rguard_arena* a, size_t len, bool in, uint64_t*
 }
 
 /* Fills kind, class, arena, offsets of a record made outside the handler. */
-void rguard__violation_init(struct rguard_violation* v, uint32_t kind, uint32_t class_,
-                            const rguard_arena* a, uintptr_t address, uintptr_t pc);
+void rguard__violation_init(struct rguard_violation *v, uint32_t kind, uint32_t class_,
+                            const rguard_arena *a, uintptr_t address, uintptr_t pc);
 
 /* Reports a refused operation on @a. Inside a running window it does not return. */
-int rguard__refuse(const rguard_arena* a, int err, uintptr_t address, uintptr_t pc);
+int rguard__refuse(const rguard_arena *a, int err, uintptr_t address, uintptr_t pc);
 
-/* ---- windows ----------------------------------------------------------------------------------
- */
+/* ---- windows --------------------------------------------------------------------------------- */
 
 enum rguard__mode { RGUARD__CLOSED = 0, RGUARD__BRACKET = 1, RGUARD__RUNNING = 2 };
 enum rguard__log_kind { RGUARD__LOG_BYTES = 1, RGUARD__LOG_ALLOC = 2, RGUARD__LOG_FREE = 3 };
@@ -242,25 +238,24 @@ struct rguard_window
     uint64_t bad_term, bad_index; /* entry of the last violation */
     uint32_t bad_count;
     uint32_t n_arenas;
-    uint8_t* log; /* records grow upwards, their offsets (uint32_t) downwards from the end */
+    uint8_t *log; /* records grow upwards, their offsets (uint32_t) downwards from the end */
     size_t log_cap, log_used;
     uint32_t n_records, n_frees;
     bool broken;                  /* something was not logged: cannot be undone */
-    struct rguard_violation* out; /* the caller's */
+    struct rguard_violation *out; /* the caller's */
     struct rguard_violation hit;  /* filled by the handler or by the thread that raised */
-    rguard_arena* arenas[RGUARD__ARENAS];
+    rguard_arena *arenas[RGUARD__ARENAS];
     uint64_t canary_high;
 };
 
 /* Appends to the undo log of @w; false when it is full, and the window can then not be undone. */
-bool rguard__log(rguard_window* w, uint32_t kind, const void* p, size_t len);
+bool rguard__log(rguard_window *w, uint32_t kind, const void *p, size_t len);
 
-/* ---- trap.c -----------------------------------------------------------------------------------
- */
+/* ---- trap.c ---------------------------------------------------------------------------------- */
 
 struct rguard__thread
 {
-    rguard_window* volatile window; /* open on this thread, or NULL */
+    rguard_window *volatile window; /* open on this thread, or NULL */
     volatile uint32_t in_library;   /* > 0: our own code is running; never left by _longjmp */
     volatile uint32_t handling;     /* in the fault handler */
     volatile uint32_t private_;     /* self-test: no hooks, no records */
@@ -297,11 +292,11 @@ int rguard__thread_init(void);
 bool rguard__owns_segv(void);
 
 /* Trace and hooks: at once. */
-void rguard__detected(const struct rguard_violation* v);
+void rguard__detected(const struct rguard_violation *v);
 /* The ring: when the class is final. */
-void rguard__record(const struct rguard_violation* v);
+void rguard__record(const struct rguard_violation *v);
 /* Both, the crash file, and the end of the process. */
-__attribute__((noreturn)) void rguard__die(struct rguard_violation* v);
+__attribute__((noreturn)) void rguard__die(struct rguard_violation *v);
 
 /* The crash file: one of these. */
 #define RGUARD__CRASH_MAGIC 0x3148534152434752u /* "RGCRASH1" */

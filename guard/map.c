@@ -26,7 +26,7 @@
 size_t rguard__page;
 unsigned rguard__page_shift;
 bool rguard__madv_guard;
-const uint64_t* rguard__secret_page;
+const uint64_t *rguard__secret_page;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int base_error;
@@ -38,7 +38,7 @@ static void base_init(void)
 {
     rguard__page = (size_t)sysconf(_SC_PAGESIZE);
     rguard__page_shift = (unsigned)__builtin_ctzl(rguard__page);
-    void* p = rguard__reserve(rguard__page, rguard__page, 0);
+    void *p = rguard__reserve(rguard__page, rguard__page, 0);
     if (p == NULL) {
         base_error = -ENOMEM;
         return;
@@ -50,7 +50,7 @@ static void base_init(void)
     if (base_error != 0) {
         return;
     }
-    rguard__arena_table = rguard__control_map(RGUARD__ARENAS * sizeof(rguard_arena*));
+    rguard__arena_table = rguard__control_map(RGUARD__ARENAS * sizeof(rguard_arena *));
     if (rguard__arena_table == NULL) {
         base_error = -ENOMEM;
     }
@@ -62,9 +62,9 @@ int rguard__base_init(void)
     return base_error;
 }
 
-bool rguard__forced(const char* what)
+bool rguard__forced(const char *what)
 {
-    const char* list = getenv("RGUARD_FORCE");
+    const char *list = getenv("RGUARD_FORCE");
     size_t len = strlen(what);
     while (list != NULL && *list != '\0') {
         size_t n = strcspn(list, ",");
@@ -77,10 +77,10 @@ bool rguard__forced(const char* what)
     return false;
 }
 
-void* rguard__reserve(size_t bytes, size_t align, size_t lead)
+void *rguard__reserve(size_t bytes, size_t align, size_t lead)
 {
     size_t total = bytes + (align > rguard__page ? align : 0);
-    uint8_t* p = mmap(NULL, total, PROT_READ | PROT_WRITE,
+    uint8_t *p = mmap(NULL, total, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         return NULL;
@@ -95,7 +95,7 @@ void* rguard__reserve(size_t bytes, size_t align, size_t lead)
     return p + skip;
 }
 
-int rguard__guard_set(void* p, size_t len)
+int rguard__guard_set(void *p, size_t len)
 {
     /* EINVAL on mlocked ranges, although the probe said yes. */
     if (rguard__madv_guard && madvise(p, len, MADV_GUARD_INSTALL_) == 0) {
@@ -105,14 +105,14 @@ int rguard__guard_set(void* p, size_t len)
     return mprotect(p, len, PROT_NONE) == 0 ? 0 : -errno;
 }
 
-int rguard__guard_clear(void* p, size_t len)
+int rguard__guard_clear(void *p, size_t len)
 {
     if (!__atomic_load_n(&mprotect_used, __ATOMIC_RELAXED) && rguard__madv_guard &&
         madvise(p, len, MADV_GUARD_REMOVE_) == 0 && madvise(p, len, MADV_DONTNEED) == 0) {
         return 0;
     }
     /* PROT_NONE guards, or locked memory, which takes no such advice: mapped anew. */
-    void* q = mmap(p, len, PROT_READ | PROT_WRITE,
+    void *q = mmap(p, len, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     return q == p ? 0 : -errno;
 }
@@ -122,10 +122,10 @@ static size_t round_up(size_t bytes)
     return (bytes + rguard__page - 1) & ~(rguard__page - 1);
 }
 
-void* rguard__control_map(size_t bytes)
+void *rguard__control_map(size_t bytes)
 {
     size_t total = round_up(bytes) + 2 * rguard__page;
-    uint8_t* p = rguard__reserve(total, rguard__page, 0);
+    uint8_t *p = rguard__reserve(total, rguard__page, 0);
     if (p == NULL) {
         return NULL;
     }
@@ -137,22 +137,22 @@ void* rguard__control_map(size_t bytes)
     return p + rguard__page;
 }
 
-void rguard__control_unmap(void* p, size_t bytes)
+void rguard__control_unmap(void *p, size_t bytes)
 {
     if (p != NULL) {
-        munmap((uint8_t*)p - rguard__page, round_up(bytes) + 2 * rguard__page);
+        munmap((uint8_t *)p - rguard__page, round_up(bytes) + 2 * rguard__page);
     }
 }
 
 static int fill_secret(void)
 {
-    uint64_t* page = rguard__control_map(rguard__page);
+    uint64_t *page = rguard__control_map(rguard__page);
     if (page == NULL) {
         return -ENOMEM;
     }
     size_t have = 0;
     while (have < sizeof *page) {
-        ssize_t n = getrandom((uint8_t*)page + have, sizeof *page - have, 0);
+        ssize_t n = getrandom((uint8_t *)page + have, sizeof *page - have, 0);
         if (n < 0 && errno != EINTR) {
             return -errno;
         }
@@ -165,26 +165,26 @@ static int fill_secret(void)
 #if RGUARD__ASAN
 /* volatile: else the compiler makes calls of memcpy and memset of these loops, which ASan checks.
  */
-RGUARD__RAW void rguard__raw_copy(void* to, const void* from, size_t len)
+RGUARD__RAW void rguard__raw_copy(void *to, const void *from, size_t len)
 {
-    volatile uint8_t* t = to;
-    const volatile uint8_t* f = from;
+    volatile uint8_t *t = to;
+    const volatile uint8_t *f = from;
     for (size_t i = 0; i < len; i++) {
         t[i] = f[i];
     }
 }
 
-RGUARD__RAW void rguard__raw_fill(void* p, uint8_t byte, size_t len)
+RGUARD__RAW void rguard__raw_fill(void *p, uint8_t byte, size_t len)
 {
-    volatile uint8_t* t = p;
+    volatile uint8_t *t = p;
     for (size_t i = 0; i < len; i++) {
         t[i] = byte;
     }
 }
 
-RGUARD__RAW bool rguard__raw_is(const void* p, uint8_t byte, size_t len)
+RGUARD__RAW bool rguard__raw_is(const void *p, uint8_t byte, size_t len)
 {
-    const volatile uint8_t* f = p;
+    const volatile uint8_t *f = p;
     uint8_t differs = 0;
     for (size_t i = 0; i < len; i++) {
         differs |= (uint8_t)(f[i] ^ byte);
@@ -198,7 +198,7 @@ uint32_t rguard__off_flags(void)
 {
     static const struct
     {
-        const char* name;
+        const char *name;
         uint32_t bit;
     } table[] = {{"guard_pages", RGUARD__OFF_GUARDS}, {"magic", RGUARD__OFF_MAGIC},
                  {"canary", RGUARD__OFF_CANARY},      {"double_free", RGUARD__OFF_DOUBLE_FREE},

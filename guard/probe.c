@@ -34,7 +34,7 @@ struct pm_scan
     uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 
-static bool try_huge_pages(void* page)
+static bool try_huge_pages(void *page)
 {
     return !rguard__forced("no-huge-pages") && madvise(page, rguard__page, MADV_HUGEPAGE) == 0;
 }
@@ -55,7 +55,7 @@ static bool try_uffd(void)
     return works;
 }
 
-static bool try_pagemap_scan(void* page)
+static bool try_pagemap_scan(void *page)
 {
     if (rguard__forced("no-pagemap-scan")) {
         return false;
@@ -72,7 +72,7 @@ static bool try_pagemap_scan(void* page)
                            .vec_len = 1,
                            .category_mask = PAGE_IS_PRESENT_,
                            .return_mask = PAGE_IS_PRESENT_};
-    *(volatile char*)page = 1;
+    *(volatile char *)page = 1;
     bool works = ioctl(fd, PAGEMAP_SCAN_, &scan) == 1 && range[0] == (uintptr_t)page;
     close(fd);
     return works;
@@ -91,7 +91,7 @@ static bool try_pkeys(void)
     return true;
 }
 
-int rguard_guard_caps(struct rguard_guard_caps* caps)
+int rguard_guard_caps(struct rguard_guard_caps *caps)
 {
     if (caps == NULL || caps->size < sizeof caps->size) {
         return -EINVAL;
@@ -100,7 +100,7 @@ int rguard_guard_caps(struct rguard_guard_caps* caps)
     if (rv != 0) {
         return rv;
     }
-    void* page = rguard__reserve(rguard__page, rguard__page, 0);
+    void *page = rguard__reserve(rguard__page, rguard__page, 0);
     if (page == NULL) {
         return -ENOMEM;
     }
@@ -117,23 +117,22 @@ int rguard_guard_caps(struct rguard_guard_caps* caps)
     return 0;
 }
 
-/* ---- self-test --------------------------------------------------------------------------------
- */
+/* ---- self-test ------------------------------------------------------------------------------- */
 
 #define TEST_LEN 64u
 
 struct selftest
 {
-    rguard_arena* arena;
-    rguard_window* window;
-    volatile uint8_t* object;
+    rguard_arena *arena;
+    rguard_window *window;
+    volatile uint8_t *object;
 };
 
-static int selftest_body(void* user)
+static int selftest_body(void *user)
 {
-    struct selftest* t = user;
-    void* extra;
-    if (rguard_touch((void*)(uintptr_t)t->object, TEST_LEN) != 0 ||
+    struct selftest *t = user;
+    void *extra;
+    if (rguard_touch((void *)(uintptr_t)t->object, TEST_LEN) != 0 ||
         rguard_alloc(t->arena, TEST_LEN, &extra) != 0) {
         return -EFAULT;
     }
@@ -143,8 +142,8 @@ static int selftest_body(void* user)
 }
 
 /* NULL, or what is wrong with the outcome. */
-static const char* selftest_verdict(const struct selftest* t, int rv,
-                                    const struct rguard_violation* v)
+static const char *selftest_verdict(const struct selftest *t, int rv,
+                                    const struct rguard_violation *v)
 {
     struct rguard_arena_stats stats = {.size = sizeof stats};
     rguard_arena_stats(t->arena, &stats);
@@ -167,7 +166,7 @@ static const char* selftest_verdict(const struct selftest* t, int rv,
     return NULL;
 }
 
-static const char* selftest_run(struct selftest* t)
+static const char *selftest_run(struct selftest *t)
 {
     struct rguard_arena_options arena = {.size = sizeof arena,
                                          .name = "selftest",
@@ -178,7 +177,7 @@ static const char* selftest_run(struct selftest* t)
     }
     struct rguard_window_options window = {
         .size = sizeof window, .arenas = &t->arena, .n_arenas = 1, .undo_bytes = 4096};
-    void* object;
+    void *object;
     if (rguard_window_create(&window, &t->window) != 0 ||
         rguard_alloc(t->arena, TEST_LEN, &object) != 0) {
         return "no window or slot could be made";
@@ -193,7 +192,7 @@ static const char* selftest_run(struct selftest* t)
     return selftest_verdict(t, rv, &v);
 }
 
-static int selftest(const char** problem)
+static int selftest(const char **problem)
 {
     if (RGUARD__ASAN) {
         *problem =
@@ -220,9 +219,9 @@ static int selftest(const char** problem)
     return *problem == NULL ? 0 : RGUARD_ESTATE;
 }
 
-int rguard_guard_selftest(const char** why)
+int rguard_guard_selftest(const char **why)
 {
-    const char* problem = NULL;
+    const char *problem = NULL;
     int rv = selftest(&problem);
     if (why != NULL) {
         *why = problem;

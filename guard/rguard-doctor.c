@@ -22,9 +22,9 @@ enum importance { NEEDED, DEGRADES, OPTIONAL };
 
 struct finding
 {
-    const char* key;
-    const char* what;
-    const char* without; /* what is lost */
+    const char *key;
+    const char *what;
+    const char *without; /* what is lost */
     enum importance importance;
     bool found;
 };
@@ -41,7 +41,7 @@ static bool try_io_uring(void)
 }
 
 /* Runs the self-test in a child. Empty @why: it passed. */
-static bool run_selftest(char* why, size_t cap)
+static bool run_selftest(char *why, size_t cap)
 {
     int fds[2];
     if (pipe(fds) != 0) {
@@ -51,7 +51,7 @@ static bool run_selftest(char* why, size_t cap)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        const char* problem = NULL;
+        const char *problem = NULL;
         int rv = rguard_guard_selftest(&problem);
         ssize_t n = problem != NULL ? write(fds[1], problem, strlen(problem)) : 0;
         (void)n;
@@ -73,10 +73,10 @@ static bool run_selftest(char* why, size_t cap)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static void print_text(const struct finding* f, size_t n, const char* crc, bool trapped,
-                       const char* why, int verdict)
+static void print_text(const struct finding *f, size_t n, const char *crc, bool trapped,
+                       const char *why, int verdict)
 {
-    static const char* const verdicts[] = {"all that is needed works", "degraded", "unusable"};
+    static const char *const verdicts[] = {"all that is needed works", "degraded", "unusable"};
     for (size_t i = 0; i < n; i++) {
         printf("%-16s %-4s %s%s%s\n", f[i].key, f[i].found ? "yes" : "no", f[i].what,
                f[i].found ? "" : "; without it: ", f[i].found ? "" : f[i].without);
@@ -89,10 +89,10 @@ static void print_text(const struct finding* f, size_t n, const char* crc, bool 
     printf("verdict: %s\n", verdicts[verdict]);
 }
 
-static void print_json(const struct finding* f, size_t n, const char* crc, bool trapped,
-                       const char* why, int verdict)
+static void print_json(const struct finding *f, size_t n, const char *crc, bool trapped,
+                       const char *why, int verdict)
 {
-    static const char* const verdicts[] = {"ok", "degraded", "unusable"};
+    static const char *const verdicts[] = {"ok", "degraded", "unusable"};
     printf("{\"version\":\"%s\",\"verdict\":\"%s\"", rguard_version(), verdicts[verdict]);
     for (size_t i = 0; i < n; i++) {
         printf(",\"%s\":%s", f[i].key, f[i].found ? "true" : "false");
@@ -142,7 +142,7 @@ static int diagnose(bool json)
     return verdict;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     static const char usage[] =
         "usage: rguard-doctor [--json] [--help] [--version]\n"

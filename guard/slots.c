@@ -51,8 +51,7 @@ struct free_link
 
 _Static_assert(sizeof(struct packed_header) == HEADER, "objects are aligned to 16");
 
-/* ---- classes ----------------------------------------------------------------------------------
- */
+/* ---- classes --------------------------------------------------------------------------------- */
 
 static unsigned packed_class(size_t len)
 {
@@ -81,7 +80,7 @@ static unsigned guarded_class(size_t len)
 }
 
 /* Takes @n unused pages and makes them a span; its first page, or -1. */
-static int64_t span_take(rguard_arena* a, size_t n, unsigned class_)
+static int64_t span_take(rguard_arena *a, size_t n, unsigned class_)
 {
     if (n > a->n_pages - a->used_pages) {
         return -1;
@@ -96,10 +95,9 @@ static int64_t span_take(rguard_arena* a, size_t n, unsigned class_)
     return first;
 }
 
-/* ---- packed -----------------------------------------------------------------------------------
- */
+/* ---- packed ---------------------------------------------------------------------------------- */
 
-RGUARD__RAW static uint64_t header_check(const struct packed_header* h)
+RGUARD__RAW static uint64_t header_check(const struct packed_header *h)
 {
     uint64_t rest = (uint64_t)h->len | (uint64_t)h->gen << 32 | (uint64_t)h->state << 48 |
                     (uint64_t)h->class_ << 56;
@@ -107,20 +105,20 @@ RGUARD__RAW static uint64_t header_check(const struct packed_header* h)
 }
 
 /* The lowest byte is never 0, so that a string's terminator one past the end shows. */
-RGUARD__RAW static uint64_t trailer_of(const struct packed_header* h)
+RGUARD__RAW static uint64_t trailer_of(const struct packed_header *h)
 {
     return (rguard__secret() ^ ~(uintptr_t)h ^ (h->gen * MIX_LINK)) | 1u;
 }
 
-static uint64_t link_check(const uint8_t* slot, uint64_t next)
+static uint64_t link_check(const uint8_t *slot, uint64_t next)
 {
     return rguard__secret() ^ (uintptr_t)slot ^ (~next * MIX_LINK);
 }
 
-RGUARD__RAW static void packed_write(uint8_t* slot, size_t len, uint16_t gen, uint8_t state,
+RGUARD__RAW static void packed_write(uint8_t *slot, size_t len, uint16_t gen, uint8_t state,
                                      uint8_t class_)
 {
-    struct packed_header* h = (struct packed_header*)(void*)slot;
+    struct packed_header *h = (struct packed_header *)(void *)slot;
     h->len = (uint32_t)len;
     h->gen = gen;
     h->state = state;
@@ -128,11 +126,11 @@ RGUARD__RAW static void packed_write(uint8_t* slot, size_t len, uint16_t gen, ui
     h->check = header_check(h);
 }
 
-RGUARD__RAW static bool packed_intact(const uint8_t* slot)
+RGUARD__RAW static bool packed_intact(const uint8_t *slot)
 {
-    const struct packed_header* h = (const struct packed_header*)(const void*)slot;
+    const struct packed_header *h = (const struct packed_header *)(const void *)slot;
     if (h->state == RGUARD__FREE) {
-        const struct free_link* link = (const struct free_link*)(const void*)(slot + HEADER);
+        const struct free_link *link = (const struct free_link *)(const void *)(slot + HEADER);
         return link->check == link_check(slot, link->next);
     }
     uint64_t trailer;
@@ -140,10 +138,10 @@ RGUARD__RAW static bool packed_intact(const uint8_t* slot)
     return trailer == trailer_of(h);
 }
 
-RGUARD__RAW static bool packed_find(const rguard_arena* a, uint32_t first, size_t offset,
-                                    struct rguard__slot* s)
+RGUARD__RAW static bool packed_find(const rguard_arena *a, uint32_t first, size_t offset,
+                                    struct rguard__slot *s)
 {
-    const struct rguard__page* span = &a->pages[first];
+    const struct rguard__page *span = &a->pages[first];
     size_t size = packed_size(span->class_);
     /* Spans are below 4 GiB: a 32-bit division. */
     uint32_t nth = (uint32_t)(offset - ((size_t)first << rguard__page_shift)) / (uint32_t)size;
@@ -155,7 +153,7 @@ RGUARD__RAW static bool packed_find(const rguard_arena* a, uint32_t first, size_
     s->obj = s->base + HEADER;
     s->page = first;
     s->class_ = span->class_;
-    const struct packed_header* h = (const struct packed_header*)(const void*)s->base;
+    const struct packed_header *h = (const struct packed_header *)(const void *)s->base;
     s->state = h->state;
     s->len = h->len;
     s->sane = (h->check == header_check(h) && h->class_ == span->class_) ||
@@ -164,9 +162,9 @@ RGUARD__RAW static bool packed_find(const rguard_arena* a, uint32_t first, size_
 }
 
 /* A new span: eight slots where there is room for them, else one. */
-static bool packed_grow(rguard_arena* a, unsigned class_)
+static bool packed_grow(rguard_arena *a, unsigned class_)
 {
-    struct rguard__packed_class* c = &a->packed[class_];
+    struct rguard__packed_class *c = &a->packed[class_];
     size_t size = packed_size(class_);
     size_t slots = size <= 8 * rguard__page ? SPAN_SLOTS : 1;
     int64_t first = span_take(a, (slots * size + rguard__page - 1) >> rguard__page_shift, class_);
@@ -182,15 +180,15 @@ static bool packed_grow(rguard_arena* a, unsigned class_)
     return true;
 }
 
-RGUARD__RAW static int packed_take(rguard_arena* a, size_t len, void** obj)
+RGUARD__RAW static int packed_take(rguard_arena *a, size_t len, void **obj)
 {
     unsigned class_ = packed_class(len);
-    struct rguard__packed_class* c = &a->packed[class_];
-    uint8_t* slot = c->free;
+    struct rguard__packed_class *c = &a->packed[class_];
+    uint8_t *slot = c->free;
     uint16_t gen = 0;
     if (slot != NULL) {
-        const struct packed_header* h = (const struct packed_header*)(void*)slot;
-        const struct free_link* link = (const struct free_link*)(void*)(slot + HEADER);
+        const struct packed_header *h = (const struct packed_header *)(void *)slot;
+        const struct free_link *link = (const struct free_link *)(void *)(slot + HEADER);
         if ((h->check != header_check(h) || h->state != RGUARD__FREE ||
              link->check != link_check(slot, link->next)) &&
             !RGUARD__IS_OFF(a->off, RGUARD__OFF_CANARY)) {
@@ -198,7 +196,7 @@ RGUARD__RAW static int packed_take(rguard_arena* a, size_t len, void** obj)
             return RGUARD_ECANARY;
         }
         gen = h->gen;
-        c->free = (uint8_t*)(uintptr_t)link->next;
+        c->free = (uint8_t *)(uintptr_t)link->next;
     } else {
         if (c->next == NULL || (size_t)(c->end - c->next) < packed_size(class_)) {
             if (!packed_grow(a, class_)) {
@@ -210,39 +208,38 @@ RGUARD__RAW static int packed_take(rguard_arena* a, size_t len, void** obj)
         a->pages[c->page].carved++;
     }
     packed_write(slot, len, (uint16_t)(gen + 1), RGUARD__LIVE, (uint8_t)class_);
-    uint64_t trailer = trailer_of((const struct packed_header*)(void*)slot);
+    uint64_t trailer = trailer_of((const struct packed_header *)(void *)slot);
     rguard__raw_copy(slot + HEADER + len, &trailer, sizeof trailer);
     *obj = slot + HEADER;
     return 0;
 }
 
-RGUARD__RAW static void packed_state(struct rguard__slot* s, uint8_t state)
+RGUARD__RAW static void packed_state(struct rguard__slot *s, uint8_t state)
 {
-    const struct packed_header* h = (const struct packed_header*)(const void*)s->base;
+    const struct packed_header *h = (const struct packed_header *)(const void *)s->base;
     packed_write(s->base, s->len, h->gen, state, s->class_);
 }
 
-RGUARD__RAW static void packed_release(rguard_arena* a, struct rguard__slot* s)
+RGUARD__RAW static void packed_release(rguard_arena *a, struct rguard__slot *s)
 {
     packed_state(s, RGUARD__FREE);
-    struct rguard__packed_class* c = &a->packed[s->class_];
-    struct free_link* link = (struct free_link*)(void*)(s->base + HEADER);
+    struct rguard__packed_class *c = &a->packed[s->class_];
+    struct free_link *link = (struct free_link *)(void *)(s->base + HEADER);
     link->next = (uintptr_t)c->free;
     link->check = link_check(s->base, link->next);
     c->free = s->base;
 }
 
-/* ---- guarded ----------------------------------------------------------------------------------
- */
+/* ---- guarded --------------------------------------------------------------------------------- */
 
 static uint8_t pattern(void)
 {
     return (uint8_t)(rguard__secret() >> 56 | 1);
 }
 
-static bool guarded_find(const rguard_arena* a, uint32_t first, struct rguard__slot* s)
+static bool guarded_find(const rguard_arena *a, uint32_t first, struct rguard__slot *s)
 {
-    const struct rguard__page* span = &a->pages[first];
+    const struct rguard__page *span = &a->pages[first];
     s->base = a->body + ((size_t)first << rguard__page_shift);
     s->end = s->base + ((size_t)(span->pages - 1) << rguard__page_shift);
     s->len = span->len;
@@ -259,7 +256,7 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static bool guarded_intact(const struct rguard__slot* s, bool full)
+static bool guarded_intact(const struct rguard__slot *s, bool full)
 {
     size_t slack = min_size((size_t)(s->obj - s->base), full ? rguard__page : NEAR_SLACK);
     return rguard__raw_is(s->obj - slack, pattern(), slack) &&
@@ -267,14 +264,14 @@ static bool guarded_intact(const struct rguard__slot* s, bool full)
             rguard__raw_is(s->obj, pattern(), min_size(s->len, FREE_PATTERN)));
 }
 
-static int guarded_make(rguard_arena* a, unsigned class_, uint32_t* first)
+static int guarded_make(rguard_arena *a, unsigned class_, uint32_t *first)
 {
     size_t pages = (size_t)1 << class_;
     int64_t span = span_take(a, pages + 1, class_);
     if (span < 0) {
         return RGUARD_EARENAFULL;
     }
-    uint8_t* guard = a->body + (((size_t)span + pages) << rguard__page_shift);
+    uint8_t *guard = a->body + (((size_t)span + pages) << rguard__page_shift);
     int rv =
         RGUARD__IS_OFF(a->off, RGUARD__OFF_GUARDS) ? 0 : rguard__guard_set(guard, rguard__page);
     if (rv != 0) { /* too many mappings: give the pages back */
@@ -286,7 +283,7 @@ static int guarded_make(rguard_arena* a, unsigned class_, uint32_t* first)
     return 0;
 }
 
-static int guarded_take(rguard_arena* a, size_t len, void** obj)
+static int guarded_take(rguard_arena *a, size_t len, void **obj)
 {
     unsigned class_ = guarded_class(len);
     uint32_t first;
@@ -318,19 +315,18 @@ static int guarded_take(rguard_arena* a, size_t len, void** obj)
     return 0;
 }
 
-static void guarded_release(rguard_arena* a, struct rguard__slot* s)
+static void guarded_release(rguard_arena *a, struct rguard__slot *s)
 {
-    struct rguard__page* span = &a->pages[s->page];
+    struct rguard__page *span = &a->pages[s->page];
     rguard__raw_fill(s->obj, pattern(), min_size(s->len, FREE_PATTERN));
     span->state = RGUARD__FREE;
     span->next = a->guarded_free[s->class_];
     a->guarded_free[s->class_] = s->page + 1;
 }
 
-/* ---- both -------------------------------------------------------------------------------------
- */
+/* ---- both ------------------------------------------------------------------------------------ */
 
-bool rguard__slot_find(const rguard_arena* a, uintptr_t addr, struct rguard__slot* s)
+bool rguard__slot_find(const rguard_arena *a, uintptr_t addr, struct rguard__slot *s)
 {
     size_t offset = addr - (uintptr_t)a->body;
     if (offset >= (size_t)a->n_pages << rguard__page_shift) {
@@ -344,7 +340,7 @@ bool rguard__slot_find(const rguard_arena* a, uintptr_t addr, struct rguard__slo
                                            : guarded_find(a, first - 1, s);
 }
 
-RGUARD__RAW bool rguard__slot_intact(const rguard_arena* a, const struct rguard__slot* s, bool full)
+RGUARD__RAW bool rguard__slot_intact(const rguard_arena *a, const struct rguard__slot *s, bool full)
 {
     if (RGUARD__IS_OFF(a->off, RGUARD__OFF_CANARY)) {
         return true;
@@ -355,7 +351,7 @@ RGUARD__RAW bool rguard__slot_intact(const rguard_arena* a, const struct rguard_
     return s->sane && packed_intact(s->base);
 }
 
-int rguard__slot_take(rguard_arena* a, size_t len, void** obj)
+int rguard__slot_take(rguard_arena *a, size_t len, void **obj)
 {
     int rv = a->slots == RGUARD_SLOTS_PACKED ? packed_take(a, len, obj) : guarded_take(a, len, obj);
     if (rv == 0) {
@@ -365,14 +361,14 @@ int rguard__slot_take(rguard_arena* a, size_t len, void** obj)
 }
 
 /* From the start of the object's first 8 bytes, ASan's grain: a guarded object may begin inside. */
-static void poison_object(const struct rguard__slot* s)
+static void poison_object(const struct rguard__slot *s)
 {
-    uint8_t* start = s->obj - (uintptr_t)s->obj % 8;
+    uint8_t *start = s->obj - (uintptr_t)s->obj % 8;
     rguard__poison(start, (size_t)(s->obj + s->len - start));
 }
 
 /* LIVE to DYING (freed in an open window) and back (the window was undone). */
-void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state)
+void rguard__slot_mark(rguard_arena *a, struct rguard__slot *s, uint8_t state)
 {
     if (a->slots == RGUARD_SLOTS_PACKED) {
         packed_state(s, state);
@@ -387,7 +383,7 @@ void rguard__slot_mark(rguard_arena* a, struct rguard__slot* s, uint8_t state)
     s->state = state;
 }
 
-void rguard__slot_release(rguard_arena* a, struct rguard__slot* s)
+void rguard__slot_release(rguard_arena *a, struct rguard__slot *s)
 {
     poison_object(s);
     if (a->slots == RGUARD_SLOTS_PACKED) {
@@ -397,7 +393,7 @@ void rguard__slot_release(rguard_arena* a, struct rguard__slot* s)
     }
 }
 
-bool rguard__slots_check(const rguard_arena* a, size_t first, size_t last, struct rguard__slot* bad)
+bool rguard__slots_check(const rguard_arena *a, size_t first, size_t last, struct rguard__slot *bad)
 {
     if (a->used_pages == 0) {
         return true;

@@ -11,7 +11,7 @@
  * Names in use: guard_pages magic canary double_free trap undo (guard); wal_crc acked_lsn (wal);
  * frame_crc envelope gasp d8 d11 d13 (raftlog). */
 #ifdef RGUARD_TESTING
-int rguard__test_off(const char* name);
+int rguard__test_off(const char *name);
 #define RGUARD_TEST_OFF(name) rguard__test_off(name)
 #else
 #define RGUARD_TEST_OFF(name) 0
@@ -21,6 +21,6 @@ int rguard__test_off(const char* name);
  * with write(2) and aborts, so that it may be used on the fault path. */
 #define RGUARD_ASSERT(expr) ((expr) ? (void)0 : rguard__assert_failed(__FILE__, __LINE__, #expr))
 
-__attribute__((noreturn)) void rguard__assert_failed(const char* file, int line, const char* expr);
+__attribute__((noreturn)) void rguard__assert_failed(const char *file, int line, const char *expr);
 
 #endif

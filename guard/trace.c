@@ -20,8 +20,8 @@ _Static_assert(sizeof(struct rguard_trace_record) == 64, "record size is part of
 
 struct ring
 {
-    struct rguard_trace_header* header;
-    struct rguard_trace_record* records;
+    struct rguard_trace_header *header;
+    struct rguard_trace_record *records;
     uint64_t capacity;
     size_t bytes;
     uint32_t pid;
@@ -29,7 +29,7 @@ struct ring
 
 static struct ring ring;
 
-static int check_or_format(int fd, uint64_t capacity, struct rguard_trace_header* h)
+static int check_or_format(int fd, uint64_t capacity, struct rguard_trace_header *h)
 {
     ssize_t n = pread(fd, h, sizeof *h, 0);
     if (n < 0) {
@@ -59,7 +59,7 @@ static int check_or_format(int fd, uint64_t capacity, struct rguard_trace_header
     return 0;
 }
 
-int rguard_trace_open(const char* path, uint64_t capacity)
+int rguard_trace_open(const char *path, uint64_t capacity)
 {
     if (path == NULL || capacity == 0 || capacity > MAX_CAPACITY) {
         return -EINVAL;
@@ -74,13 +74,13 @@ int rguard_trace_open(const char* path, uint64_t capacity)
         goto out;
     }
     size_t bytes = HEADER_BYTES + (size_t)h.capacity * h.record_size;
-    void* map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (map == MAP_FAILED) {
         rv = -errno;
         goto out;
     }
     rguard_trace_close();
-    ring.records = (struct rguard_trace_record*)(void*)((char*)map + HEADER_BYTES);
+    ring.records = (struct rguard_trace_record *)(void *)((char *)map + HEADER_BYTES);
     ring.capacity = h.capacity;
     ring.bytes = bytes;
     ring.pid = (uint32_t)getpid();
@@ -92,14 +92,14 @@ out:
 
 void rguard_trace(uint32_t event, uint64_t term, uint64_t index, uint64_t a, uint64_t b)
 {
-    struct rguard_trace_header* h = __atomic_load_n(&ring.header, __ATOMIC_ACQUIRE);
+    struct rguard_trace_header *h = __atomic_load_n(&ring.header, __ATOMIC_ACQUIRE);
     if (h == NULL) {
         return;
     }
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     uint64_t n = __atomic_fetch_add(&h->head, 1, __ATOMIC_RELAXED);
-    struct rguard_trace_record* r = &ring.records[n % ring.capacity];
+    struct rguard_trace_record *r = &ring.records[n % ring.capacity];
     __atomic_store_n(&r->seq, 0, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     r->ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
@@ -114,13 +114,13 @@ void rguard_trace(uint32_t event, uint64_t term, uint64_t index, uint64_t a, uin
 
 void rguard_trace_close(void)
 {
-    struct rguard_trace_header* h = __atomic_exchange_n(&ring.header, NULL, __ATOMIC_ACQ_REL);
+    struct rguard_trace_header *h = __atomic_exchange_n(&ring.header, NULL, __ATOMIC_ACQ_REL);
     if (h != NULL) {
         munmap(h, ring.bytes);
     }
 }
 
-const char* rguard_trace_event_name(uint32_t event)
+const char *rguard_trace_event_name(uint32_t event)
 {
     switch (event) {
 #define RGUARD_TRACE_NAME(name, value, text) \

@@ -74,7 +74,7 @@ extern "C" {
 /* Opens (creating it with @capacity records if it is missing or empty) the ring at @path and makes
  * it this process's ring. One ring per process; a second call replaces the first. Returns 0,
  * -errno, or RGUARD_EUNSUPPORTED when the file is not a ring. Not from a signal handler. */
-RGUARD_API int rguard_trace_open(const char* path, uint64_t capacity);
+RGUARD_API int rguard_trace_open(const char *path, uint64_t capacity);
 
 /* Writes one record; does nothing when no ring is open. Any thread, async-signal-safe, ~40 ns. */
 RGUARD_API void rguard_trace(uint32_t event, uint64_t term, uint64_t index, uint64_t a, uint64_t b);
@@ -83,7 +83,7 @@ RGUARD_API void rguard_trace(uint32_t event, uint64_t term, uint64_t index, uint
 RGUARD_API void rguard_trace_close(void);
 
 /* "notice_sent" for RGUARD_TRACE_NOTICE_SENT; "?" when unknown. */
-RGUARD_API const char* rguard_trace_event_name(uint32_t event);
+RGUARD_API const char *rguard_trace_event_name(uint32_t event);
 
 #ifdef __cplusplus
 }

@@ -46,7 +46,7 @@ static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
 struct hook
 {
     rguard_violation_hook fn;
-    void* user;
+    void *user;
 };
 
 struct rguard__ring rguard__ring;
@@ -62,8 +62,7 @@ static uint32_t trap_off;
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t alt_key;
 
-/* ---- reporting: also called by threads that found damage by looking ----------------------------
- */
+/* ---- reporting: also called by threads that found damage by looking -------------------------- */
 
 static uint64_t now_ns(void)
 {
@@ -72,23 +71,23 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void stamp(struct rguard_violation* v)
+static void stamp(struct rguard_violation *v)
 {
-    const rguard_window* w = rguard__thread.window;
+    const rguard_window *w = rguard__thread.window;
     v->term = w != NULL ? w->term : 0;
     v->index = w != NULL ? w->index : 0;
     v->monotonic_ns = now_ns();
     v->tid = (uint32_t)gettid();
 }
 
-static void name_arena(struct rguard_violation* v, const rguard_arena* a)
+static void name_arena(struct rguard_violation *v, const rguard_arena *a)
 {
     v->arena_id = a->id;
     memcpy(v->arena, a->name, sizeof v->arena);
     v->offset = (int64_t)(v->address - (uintptr_t)a->body);
 }
 
-void rguard__detected(const struct rguard_violation* v)
+void rguard__detected(const struct rguard_violation *v)
 {
     if (rguard__thread.private_) {
         return;
@@ -102,13 +101,13 @@ void rguard__detected(const struct rguard_violation* v)
     }
 }
 
-void rguard__record(const struct rguard_violation* v)
+void rguard__record(const struct rguard_violation *v)
 {
     if (rguard__thread.private_) {
         return;
     }
     uint64_t n = __atomic_fetch_add(&rguard__ring.head, 1, __ATOMIC_RELAXED);
-    struct rguard__ring_cell* cell = &rguard__ring.cells[n % RGUARD__RING];
+    struct rguard__ring_cell *cell = &rguard__ring.cells[n % RGUARD__RING];
     __atomic_store_n(&cell->seq, 0, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     memcpy(&cell->v, v, sizeof *v);
@@ -116,7 +115,7 @@ void rguard__record(const struct rguard_violation* v)
 }
 
 /* @pc, unless it is 0, then the return addresses along the saved frame pointers from @fp. */
-static void backtrace_from(struct rguard_violation* v, uintptr_t pc, uintptr_t fp)
+static void backtrace_from(struct rguard_violation *v, uintptr_t pc, uintptr_t fp)
 {
     pid_t self = getpid();
     v->n_frames = 0;
@@ -126,7 +125,7 @@ static void backtrace_from(struct rguard_violation* v, uintptr_t pc, uintptr_t f
     while (v->n_frames < RGUARD_VIOLATION_FRAMES && fp != 0 && fp % sizeof(uintptr_t) == 0) {
         uintptr_t frame[2]; /* the caller's frame pointer, return address */
         struct iovec to = {frame, sizeof frame};
-        struct iovec from = {(void*)fp, sizeof frame};
+        struct iovec from = {(void *)fp, sizeof frame};
         if (process_vm_readv(self, &to, 1, &from, 1, 0) != (ssize_t)sizeof frame || frame[1] == 0) {
             return;
         }
@@ -135,8 +134,8 @@ static void backtrace_from(struct rguard_violation* v, uintptr_t pc, uintptr_t f
     }
 }
 
-void rguard__violation_init(struct rguard_violation* v, uint32_t kind, uint32_t class_,
-                            const rguard_arena* a, uintptr_t address, uintptr_t pc)
+void rguard__violation_init(struct rguard_violation *v, uint32_t kind, uint32_t class_,
+                            const rguard_arena *a, uintptr_t address, uintptr_t pc)
 {
     memset(v, 0, sizeof *v);
     v->kind = kind;
@@ -157,10 +156,9 @@ void rguard__violation_init(struct rguard_violation* v, uint32_t kind, uint32_t 
     }
 }
 
-/* ---- the last words ----------------------------------------------------------------------------
- */
+/* ---- the last words -------------------------------------------------------------------------- */
 
-static void write_crash_file(const struct rguard_violation* v)
+static void write_crash_file(const struct rguard_violation *v)
 {
     if (crash_path[0] == '\0') {
         return;
@@ -181,7 +179,7 @@ static void write_crash_file(const struct rguard_violation* v)
 }
 
 /* Hooks first: nobody waits for a backtrace to tell the peers. */
-static void fatal(struct rguard_violation* v, int signo, uintptr_t fp)
+static void fatal(struct rguard_violation *v, int signo, uintptr_t fp)
 {
     v->class_ = RGUARD_CLASS_FATAL;
     rguard__detected(v);
@@ -216,15 +214,14 @@ static void default_action(int sig, bool sent)
     }
 }
 
-void rguard__die(struct rguard_violation* v)
+void rguard__die(struct rguard_violation *v)
 {
     fatal(v, SIGABRT, (uintptr_t)__builtin_frame_address(0));
     default_action(SIGABRT, false);
     abort();
 }
 
-/* ---- the handler -------------------------------------------------------------------------------
- */
+/* ---- the handler ----------------------------------------------------------------------------- */
 
 struct machine
 {
@@ -232,7 +229,7 @@ struct machine
     uint32_t access;
 };
 
-static struct machine machine_of(const ucontext_t* uc, int sig)
+static struct machine machine_of(const ucontext_t *uc, int sig)
 {
     struct machine m = {0, 0, 0, RGUARD_ACCESS_UNKNOWN};
 #if defined(__x86_64__)
@@ -256,7 +253,7 @@ static struct machine machine_of(const ucontext_t* uc, int sig)
 }
 
 /* The instruction itself faulted, and the kernel says where. */
-static bool is_fault(int sig, const siginfo_t* si)
+static bool is_fault(int sig, const siginfo_t *si)
 {
     if (si->si_code <= 0 || si->si_code == SI_KERNEL_ || sig == SIGABRT) {
         return false;
@@ -266,7 +263,7 @@ static bool is_fault(int sig, const siginfo_t* si)
 
 /* Whose address is it? Only a guarded slot that is live, of an arena of the open window, hit in its
  * own guard page, is PRECISE: the object ends where the page begins, so nothing came before. */
-static void attribute(struct rguard_violation* v, int sig)
+static void attribute(struct rguard_violation *v, int sig)
 {
     v->class_ = RGUARD_CLASS_IMPRECISE;
     if (sig == SIGILL || sig == SIGFPE || sig == SIGABRT) {
@@ -274,9 +271,9 @@ static void attribute(struct rguard_violation* v, int sig)
         return;
     }
     v->kind = RGUARD_V_WILD;
-    const rguard_arena* a = NULL;
+    const rguard_arena *a = NULL;
     for (unsigned i = 0; a == NULL && rguard__arena_table != NULL && i < RGUARD__ARENAS; i++) {
-        const rguard_arena* b = __atomic_load_n(&rguard__arena_table[i], __ATOMIC_ACQUIRE);
+        const rguard_arena *b = __atomic_load_n(&rguard__arena_table[i], __ATOMIC_ACQUIRE);
         if (b != NULL && v->address - (uintptr_t)b->map < b->map_bytes) {
             a = b;
         }
@@ -292,7 +289,7 @@ static void attribute(struct rguard_violation* v, int sig)
     } else if (a->slots == RGUARD_SLOTS_GUARDED && sig == SIGSEGV) {
         size_t page = (size_t)v->offset >> rguard__page_shift;
         uint32_t first = a->pages[page].first;
-        const struct rguard__page* span = &a->pages[first == 0 ? 0 : first - 1];
+        const struct rguard__page *span = &a->pages[first == 0 ? 0 : first - 1];
         size_t guard = (size_t)first - 1 + span->pages - 1;
         if (first == 0 || page != guard) {
             return;
@@ -306,17 +303,17 @@ static void attribute(struct rguard_violation* v, int sig)
     }
 }
 
-static bool may_land(int sig, const siginfo_t* si)
+static bool may_land(int sig, const siginfo_t *si)
 {
-    const struct rguard__thread* t = &rguard__thread;
+    const struct rguard__thread *t = &rguard__thread;
     return !RGUARD__ASAN && is_fault(sig, si) && t->window != NULL &&
            t->window->mode == RGUARD__RUNNING && t->in_library == 0 &&
            !RGUARD__IS_OFF(trap_off, RGUARD__OFF_TRAP);
 }
 
-static void chain(int sig, siginfo_t* si, void* context, bool sent)
+static void chain(int sig, siginfo_t *si, void *context, bool sent)
 {
-    const struct sigaction* old = &previous[slot_of(sig)];
+    const struct sigaction *old = &previous[slot_of(sig)];
     if ((old->sa_flags & SA_SIGINFO) == 0 &&
         (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN)) {
         default_action(sig, sent);
@@ -332,15 +329,15 @@ static void chain(int sig, siginfo_t* si, void* context, bool sent)
 }
 
 /* A fault inside the handler, inside a hook, or inside a previous handler that we called. */
-static bool nested(const struct rguard__thread* t, uintptr_t sp)
+static bool nested(const struct rguard__thread *t, uintptr_t sp)
 {
     return t->handling != 0 || (t->chained_at != 0 && sp < t->chained_at &&
                                 sp >= (uintptr_t)t->alt_lo && sp < (uintptr_t)t->alt_hi);
 }
 
-static void on_signal(int sig, siginfo_t* si, void* context)
+static void on_signal(int sig, siginfo_t *si, void *context)
 {
-    struct rguard__thread* t = &rguard__thread;
+    struct rguard__thread *t = &rguard__thread;
     int saved_errno = errno;
     struct machine m = machine_of(context, sig);
     bool sent = !is_fault(sig, si) && si->si_code != SI_KERNEL_;
@@ -364,7 +361,7 @@ static void on_signal(int sig, siginfo_t* si, void* context)
     if (may_land(sig, si)) {
         rguard__detected(&v);
         backtrace_from(&v, m.pc, m.fp);
-        rguard_window* w = t->window;
+        rguard_window *w = t->window;
         w->hit = v;
         w->mode = RGUARD__BRACKET;
         t->handling = 0;
@@ -377,10 +374,9 @@ static void on_signal(int sig, siginfo_t* si, void* context)
     chain(sig, si, context, sent);
 }
 
-/* ---- install, remove, hooks, alternate stacks --------------------------------------------------
- */
+/* ---- install, remove, hooks, alternate stacks ------------------------------------------------ */
 
-static void handler_of(struct sigaction* act)
+static void handler_of(struct sigaction *act)
 {
     memset(act, 0, sizeof *act);
     act->sa_sigaction = on_signal;
@@ -443,12 +439,12 @@ static int install(void)
     return 0;
 }
 
-int rguard_guard_init(const struct rguard_guard_options* options)
+int rguard_guard_init(const struct rguard_guard_options *options)
 {
     if (options != NULL && options->size < sizeof *options) {
         return -EINVAL;
     }
-    const char* crash = options != NULL ? options->crash_file : NULL;
+    const char *crash = options != NULL ? options->crash_file : NULL;
     if (crash != NULL && strlen(crash) >= sizeof crash_path) {
         return -ENAMETOOLONG;
     }
@@ -490,7 +486,7 @@ void rguard_guard_fini(void)
     crash_path[0] = '\0';
 }
 
-int rguard_guard_hook_add(rguard_violation_hook hook, void* user)
+int rguard_guard_hook_add(rguard_violation_hook hook, void *user)
 {
     if (hook == NULL) {
         return -EINVAL;
@@ -505,7 +501,7 @@ int rguard_guard_hook_add(rguard_violation_hook hook, void* user)
     return RGUARD_EBUSY;
 }
 
-void rguard_guard_hook_remove(rguard_violation_hook hook, void* user)
+void rguard_guard_hook_remove(rguard_violation_hook hook, void *user)
 {
     for (unsigned i = 0; i < MAX_HOOKS; i++) {
         if (hooks[i].fn == hook && hooks[i].user == user) {
@@ -522,9 +518,9 @@ static size_t alt_bytes(void)
 }
 
 /* Runs at thread exit; @map starts with the stack's guard page. */
-static void drop_alt_stack(void* map)
+static void drop_alt_stack(void *map)
 {
-    struct rguard__thread* t = &rguard__thread;
+    struct rguard__thread *t = &rguard__thread;
     sigaltstack(&t->alt_before, NULL);
     t->alt_lo = NULL;
     t->alt_hi = NULL;
@@ -539,8 +535,8 @@ static void make_key(void)
 
 int rguard__thread_init(void)
 {
-    struct rguard__thread* t = &rguard__thread;
-    stack_t* old = &t->alt_before;
+    struct rguard__thread *t = &rguard__thread;
+    stack_t *old = &t->alt_before;
     if (t->ready) {
         return 0;
     }
@@ -555,7 +551,7 @@ int rguard__thread_init(void)
     }
     pthread_once(&key_once, make_key);
     size_t bytes = alt_bytes();
-    uint8_t* map = mmap(NULL, rguard__page + bytes, PROT_READ | PROT_WRITE,
+    uint8_t *map = mmap(NULL, rguard__page + bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (map == MAP_FAILED) {
         return -errno;

@@ -17,7 +17,7 @@ extern "C" {
 
 /* Version of the library that is linked, as opposed to the headers that were compiled. Static
  * string, any thread, any time. */
-RGUARD_API const char* rguard_version(void);
+RGUARD_API const char *rguard_version(void);
 
 #ifdef __cplusplus
 }

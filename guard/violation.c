@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-const char* rguard_violation_kind_name(uint32_t kind)
+const char *rguard_violation_kind_name(uint32_t kind)
 {
     switch (kind) {
 #define RGUARD_VIOLATION_NAME(name, value, text) \
@@ -28,20 +28,20 @@ const char* rguard_violation_kind_name(uint32_t kind)
     }
 }
 
-const char* rguard_violation_class_name(uint32_t class_)
+const char *rguard_violation_class_name(uint32_t class_)
 {
-    static const char* const names[] = {"none", "precise", "imprecise", "log", "diverged", "fatal"};
+    static const char *const names[] = {"none", "precise", "imprecise", "log", "diverged", "fatal"};
     return class_ < sizeof names / sizeof names[0] ? names[class_] : "?";
 }
 
-static const char* access_name(uint32_t access)
+static const char *access_name(uint32_t access)
 {
-    static const char* const names[] = {"unknown", "read", "write"};
+    static const char *const names[] = {"unknown", "read", "write"};
     return access < sizeof names / sizeof names[0] ? names[access] : "?";
 }
 
 /* An arena's name is the caller's: anything that would break a line or a string becomes '_'. */
-static void safe_name(const struct rguard_violation* v, char out[sizeof v->arena])
+static void safe_name(const struct rguard_violation *v, char out[sizeof v->arena])
 {
     size_t i = 0;
     for (; i < sizeof v->arena - 1 && v->arena[i] != '\0'; i++) {
@@ -51,7 +51,7 @@ static void safe_name(const struct rguard_violation* v, char out[sizeof v->arena
     out[i] = '\0';
 }
 
-int rguard_violation_text(const struct rguard_violation* v, char* buf, size_t cap)
+int rguard_violation_text(const struct rguard_violation *v, char *buf, size_t cap)
 {
     if (v == NULL || (buf == NULL && cap > 0)) {
         return -EINVAL;
@@ -70,12 +70,12 @@ int rguard_violation_text(const struct rguard_violation* v, char* buf, size_t ca
 /* Appends to a buffer that may be too small, counting what was needed. */
 struct sink
 {
-    char* buf;
+    char *buf;
     size_t cap;
     size_t len;
 };
 
-__attribute__((format(printf, 2, 3))) static void put(struct sink* s, const char* format, ...)
+__attribute__((format(printf, 2, 3))) static void put(struct sink *s, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
@@ -85,7 +85,7 @@ __attribute__((format(printf, 2, 3))) static void put(struct sink* s, const char
     s->len += n > 0 ? (size_t)n : 0;
 }
 
-int rguard_violation_json(const struct rguard_violation* v, char* buf, size_t cap)
+int rguard_violation_json(const struct rguard_violation *v, char *buf, size_t cap)
 {
     if (v == NULL || (buf == NULL && cap > 0)) {
         return -EINVAL;
@@ -110,9 +110,9 @@ int rguard_violation_json(const struct rguard_violation* v, char* buf, size_t ca
     return (int)s.len;
 }
 
-int rguard_violation_next(struct rguard_violation* out, uint64_t* lost)
+int rguard_violation_next(struct rguard_violation *out, uint64_t *lost)
 {
-    struct rguard__ring* ring = &rguard__ring;
+    struct rguard__ring *ring = &rguard__ring;
     int found = 0;
     while (out != NULL && found == 0) {
         uint64_t tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
@@ -128,7 +128,7 @@ int rguard_violation_next(struct rguard_violation* out, uint64_t* lost)
             }
             continue;
         }
-        struct rguard__ring_cell* cell = &ring->cells[tail % RGUARD__RING];
+        struct rguard__ring_cell *cell = &ring->cells[tail % RGUARD__RING];
         if (__atomic_load_n(&cell->seq, __ATOMIC_ACQUIRE) != tail + 1) {
             if (__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) - tail > RGUARD__RING) {
                 continue; /* overwritten meanwhile */
@@ -150,7 +150,7 @@ int rguard_violation_next(struct rguard_violation* out, uint64_t* lost)
     return found;
 }
 
-int rguard_crash_read(const char* path, struct rguard_violation* out)
+int rguard_crash_read(const char *path, struct rguard_violation *out)
 {
     if (path == NULL || out == NULL) {
         return -EINVAL;

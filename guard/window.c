@@ -37,10 +37,9 @@ struct record
     uint32_t kind;
 };
 
-/* ---- create, destroy --------------------------------------------------------------------------
- */
+/* ---- create, destroy ------------------------------------------------------------------------- */
 
-int rguard_window_create(const struct rguard_window_options* options, rguard_window** out)
+int rguard_window_create(const struct rguard_window_options *options, rguard_window **out)
 {
     if (options == NULL || out == NULL || options->size < sizeof *options ||
         options->arenas == NULL || options->n_arenas == 0 || options->n_arenas > RGUARD__ARENAS ||
@@ -52,7 +51,7 @@ int rguard_window_create(const struct rguard_window_options* options, rguard_win
             return -EINVAL;
         }
     }
-    rguard_window* w = rguard__control_map(sizeof *w);
+    rguard_window *w = rguard__control_map(sizeof *w);
     if (w == NULL) {
         return -ENOMEM;
     }
@@ -71,7 +70,7 @@ int rguard_window_create(const struct rguard_window_options* options, rguard_win
     return 0;
 }
 
-void rguard_window_destroy(rguard_window* w)
+void rguard_window_destroy(rguard_window *w)
 {
     if (w != NULL) {
         rguard__control_unmap(w->log, w->log_cap);
@@ -79,15 +78,14 @@ void rguard_window_destroy(rguard_window* w)
     }
 }
 
-/* ---- open, close, settle ----------------------------------------------------------------------
- */
+/* ---- open, close, settle --------------------------------------------------------------------- */
 
-static int settle(rguard_window* w);
-static void undo(rguard_window* w);
-static int commit(rguard_window* w);
+static int settle(rguard_window *w);
+static void undo(rguard_window *w);
+static int commit(rguard_window *w);
 
 /* The first arena whose magic words fail, or NULL. */
-static const rguard_arena* fast_check(const rguard_window* w)
+static const rguard_arena *fast_check(const rguard_window *w)
 {
     if (RGUARD__IS_OFF(w->off, RGUARD__OFF_MAGIC)) {
         return NULL;
@@ -100,7 +98,7 @@ static const rguard_arena* fast_check(const rguard_window* w)
     return NULL;
 }
 
-static void close_window(rguard_window* w)
+static void close_window(rguard_window *w)
 {
     for (uint32_t i = 0; i < w->n_arenas; i++) {
         w->arenas[i]->window = NULL;
@@ -110,24 +108,24 @@ static void close_window(rguard_window* w)
 }
 
 /* A violation found by our own checks rather than by the handler. */
-static int found(rguard_window* w, uint32_t kind, const rguard_arena* a, uintptr_t address)
+static int found(rguard_window *w, uint32_t kind, const rguard_arena *a, uintptr_t address)
 {
     rguard__violation_init(&w->hit, kind, RGUARD_CLASS_IMPRECISE, a, address, 0);
     rguard__detected(&w->hit);
     return settle(w);
 }
 
-RGUARD__RAW static int found_magic(rguard_window* w, const rguard_arena* a)
+RGUARD__RAW static int found_magic(rguard_window *w, const rguard_arena *a)
 {
     bool header =
         *a->footer_word == (rguard__secret() ^ ~(uintptr_t)a->footer_word ^ RGUARD__FOOTER_MAGIC);
     return found(w, RGUARD_V_MAGIC, a, (uintptr_t)(header ? a->header_word : a->footer_word));
 }
 
-static int open_window(rguard_window* w, uint64_t term, uint64_t index, uint32_t mode,
-                       struct rguard_violation* out)
+static int open_window(rguard_window *w, uint64_t term, uint64_t index, uint32_t mode,
+                       struct rguard_violation *out)
 {
-    struct rguard__thread* t = &rguard__thread;
+    struct rguard__thread *t = &rguard__thread;
     if (t->window != NULL || w->mode != RGUARD__CLOSED) {
         return RGUARD_ESTATE;
     }
@@ -154,7 +152,7 @@ static int open_window(rguard_window* w, uint64_t term, uint64_t index, uint32_t
     w->broken = false;
     w->out = out;
     t->window = w;
-    const rguard_arena* bad = fast_check(w);
+    const rguard_arena *bad = fast_check(w);
     if (__builtin_expect(bad != NULL, 0)) {
         return found_magic(w, bad);
     }
@@ -163,10 +161,10 @@ static int open_window(rguard_window* w, uint64_t term, uint64_t index, uint32_t
 }
 
 /* The body came back by itself. */
-static int finish(rguard_window* w, int body_rv)
+static int finish(rguard_window *w, int body_rv)
 {
     w->mode = RGUARD__BRACKET; /* from here on nothing lands */
-    const rguard_arena* bad = fast_check(w);
+    const rguard_arena *bad = fast_check(w);
     if (__builtin_expect(bad != NULL, 0)) {
         return found_magic(w, bad);
     }
@@ -189,7 +187,7 @@ static int finish(rguard_window* w, int body_rv)
  * returned through. */
 static int landed(uint64_t low, uint64_t high)
 {
-    rguard_window* w = rguard__thread.window;
+    rguard_window *w = rguard__thread.window;
     uint64_t key = rguard__secret() ^ (uintptr_t)w;
     w->mode = RGUARD__BRACKET;
     rguard__thread.in_library = 0;
@@ -200,8 +198,8 @@ static int landed(uint64_t low, uint64_t high)
     return settle(w);
 }
 
-int rguard_window_run(rguard_window* w, uint64_t term, uint64_t index, int (*body)(void* user),
-                      void* user, struct rguard_violation* v)
+int rguard_window_run(rguard_window *w, uint64_t term, uint64_t index, int (*body)(void *user),
+                      void *user, struct rguard_violation *v)
 {
     if (w == NULL || body == NULL) {
         return -EINVAL;
@@ -222,12 +220,12 @@ int rguard_window_run(rguard_window* w, uint64_t term, uint64_t index, int (*bod
     return finish(w, body(user));
 }
 
-int rguard_window_begin(rguard_window* w, uint64_t term, uint64_t index)
+int rguard_window_begin(rguard_window *w, uint64_t term, uint64_t index)
 {
     return w == NULL ? -EINVAL : open_window(w, term, index, RGUARD__BRACKET, NULL);
 }
 
-int rguard_window_commit(rguard_window* w, struct rguard_violation* v)
+int rguard_window_commit(rguard_window *w, struct rguard_violation *v)
 {
     if (w == NULL) {
         return -EINVAL;
@@ -239,7 +237,7 @@ int rguard_window_commit(rguard_window* w, struct rguard_violation* v)
     return finish(w, 0);
 }
 
-int rguard_window_abort(rguard_window* w)
+int rguard_window_abort(rguard_window *w)
 {
     if (w == NULL) {
         return -EINVAL;
@@ -251,13 +249,12 @@ int rguard_window_abort(rguard_window* w)
     return rv == RGUARD_ECANCELED ? 0 : rv;
 }
 
-/* ---- the undo log -----------------------------------------------------------------------------
- */
+/* ---- the undo log ---------------------------------------------------------------------------- */
 
-static rguard_arena* arena_of(const rguard_window* w, uintptr_t address)
+static rguard_arena *arena_of(const rguard_window *w, uintptr_t address)
 {
     for (uint32_t i = 0; i < w->n_arenas; i++) {
-        rguard_arena* a = w->arenas[i];
+        rguard_arena *a = w->arenas[i];
         if (address >= (uintptr_t)a->body && address < (uintptr_t)a->body_end) {
             return a;
         }
@@ -272,7 +269,7 @@ static size_t padded(size_t len)
 
 /* Rotate and add: a change of any one word changes the sum. @data is in the log: 8-aligned, and
  * its padding is zero. */
-static uint64_t record_check(const struct record* r, const uint64_t* data)
+static uint64_t record_check(const struct record *r, const uint64_t *data)
 {
     uint64_t sum = rguard__secret() ^ (uintptr_t)r ^ (r->address * MIX);
     sum ^= ((uint64_t)r->len << 32 | r->kind) * MIX;
@@ -282,12 +279,12 @@ static uint64_t record_check(const struct record* r, const uint64_t* data)
     return sum;
 }
 
-static uint32_t* record_offset(const rguard_window* w, uint32_t nth)
+static uint32_t *record_offset(const rguard_window *w, uint32_t nth)
 {
-    return (uint32_t*)(void*)(w->log + w->log_cap) - 1 - nth;
+    return (uint32_t *)(void *)(w->log + w->log_cap) - 1 - nth;
 }
 
-bool rguard__log(rguard_window* w, uint32_t kind, const void* p, size_t len)
+bool rguard__log(rguard_window *w, uint32_t kind, const void *p, size_t len)
 {
     size_t data = padded(len);
     size_t need = sizeof(struct record) + data + (size_t)(w->n_records + 1) * sizeof(uint32_t);
@@ -295,8 +292,8 @@ bool rguard__log(rguard_window* w, uint32_t kind, const void* p, size_t len)
         w->broken = true;
         return false;
     }
-    struct record* r = (struct record*)(void*)(w->log + w->log_used);
-    uint64_t* to = (uint64_t*)(void*)(r + 1);
+    struct record *r = (struct record *)(void *)(w->log + w->log_used);
+    uint64_t *to = (uint64_t *)(void *)(r + 1);
     r->address = (uintptr_t)p;
     r->len = (uint32_t)len;
     r->kind = kind;
@@ -312,24 +309,24 @@ bool rguard__log(rguard_window* w, uint32_t kind, const void* p, size_t len)
 }
 
 /* Record @nth, or NULL when it is not what was written. */
-static const struct record* record_at(const rguard_window* w, uint32_t nth)
+static const struct record *record_at(const rguard_window *w, uint32_t nth)
 {
     size_t offset = *record_offset(w, nth);
     if (offset % 8 != 0 || offset + sizeof(struct record) > w->log_used) {
         return NULL;
     }
-    const struct record* r = (const struct record*)(void*)(w->log + offset);
+    const struct record *r = (const struct record *)(void *)(w->log + offset);
     if (padded(r->len) > w->log_used - offset - sizeof *r ||
-        r->check != record_check(r, (const uint64_t*)(const void*)(r + 1))) {
+        r->check != record_check(r, (const uint64_t *)(const void *)(r + 1))) {
         return NULL;
     }
     return r;
 }
 
 /* Takes one record back. False: it, or the slot it speaks of, is damaged. */
-static bool undo_record(const rguard_window* w, const struct record* r)
+static bool undo_record(const rguard_window *w, const struct record *r)
 {
-    rguard_arena* a = arena_of(w, r->address);
+    rguard_arena *a = arena_of(w, r->address);
     struct rguard__slot s;
     if (a == NULL || !rguard__slot_find(a, r->address, &s) || !s.sane) {
         return false;
@@ -339,7 +336,7 @@ static bool undo_record(const rguard_window* w, const struct record* r)
         if (r->address < (uintptr_t)s.obj || end > (uintptr_t)s.obj + s.len) {
             return false;
         }
-        memcpy((void*)(uintptr_t)r->address, r + 1, r->len);
+        memcpy((void *)(uintptr_t)r->address, r + 1, r->len);
         return true;
     }
     bool intact = rguard__slot_intact(a, &s, true);
@@ -354,14 +351,14 @@ static bool undo_record(const rguard_window* w, const struct record* r)
 }
 
 /* Walks the log back. Stops at the first damage and marks the window broken. */
-static void undo(rguard_window* w)
+static void undo(rguard_window *w)
 {
     if (RGUARD__IS_OFF(w->off, RGUARD__OFF_UNDO)) {
         return;
     }
     rguard__enter();
     for (uint32_t i = w->n_records; i-- > 0 && !w->broken;) {
-        const struct record* r = record_at(w, i);
+        const struct record *r = record_at(w, i);
         if (r == NULL || !undo_record(w, r)) {
             w->broken = true;
         }
@@ -370,17 +367,17 @@ static void undo(rguard_window* w)
 }
 
 /* Hands the freed slots back and closes. */
-static int commit(rguard_window* w)
+static int commit(rguard_window *w)
 {
     rguard__enter();
     uintptr_t bad = 0;
     for (uint32_t i = 0; w->n_frees > 0 && i < w->n_records && bad == 0; i++) {
-        const struct record* r = record_at(w, i);
+        const struct record *r = record_at(w, i);
         if (r == NULL) {
             w->broken = true;
             bad = (uintptr_t)w->log;
         } else if (r->kind == RGUARD__LOG_FREE) {
-            rguard_arena* a = arena_of(w, r->address);
+            rguard_arena *a = arena_of(w, r->address);
             struct rguard__slot s;
             if (a == NULL || !rguard__slot_find(a, r->address, &s) ||
                 !rguard__slot_intact(a, &s, false)) {
@@ -401,10 +398,9 @@ static int commit(rguard_window* w)
     return 0;
 }
 
-/* ---- after a violation ------------------------------------------------------------------------
- */
+/* ---- after a violation ----------------------------------------------------------------------- */
 
-static bool pages_intact(const rguard_arena* a, uintptr_t address, size_t len, size_t around)
+static bool pages_intact(const rguard_arena *a, uintptr_t address, size_t len, size_t around)
 {
     size_t first = (address - (uintptr_t)a->body) >> rguard__page_shift;
     size_t last = (address + (len > 0 ? len - 1 : 0) - (uintptr_t)a->body) >> rguard__page_shift;
@@ -413,18 +409,18 @@ static bool pages_intact(const rguard_arena* a, uintptr_t address, size_t len, s
 }
 
 /* Slots on every page the window touched and around the faulting address, and the magic words. */
-static bool surroundings_intact(const rguard_window* w)
+static bool surroundings_intact(const rguard_window *w)
 {
     if (fast_check(w) != NULL) {
         return false;
     }
-    const rguard_arena* hit = arena_of(w, w->hit.address);
+    const rguard_arena *hit = arena_of(w, w->hit.address);
     if (hit != NULL && !pages_intact(hit, w->hit.address, 1, 1)) {
         return false;
     }
     for (uint32_t i = 0; i < w->n_records; i++) {
-        const struct record* r = record_at(w, i);
-        const rguard_arena* a = r == NULL ? NULL : arena_of(w, r->address);
+        const struct record *r = record_at(w, i);
+        const rguard_arena *a = r == NULL ? NULL : arena_of(w, r->address);
         if (a == NULL || !pages_intact(a, r->address, r->len, 0)) {
             return false;
         }
@@ -433,9 +429,9 @@ static bool surroundings_intact(const rguard_window* w)
 }
 
 /* Undoes, verifies, gives the record its final class, closes the window. */
-static int settle(rguard_window* w)
+static int settle(rguard_window *w)
 {
-    struct rguard_violation* v = &w->hit;
+    struct rguard_violation *v = &w->hit;
     if (!w->broken) {
         undo(w);
     }
@@ -458,22 +454,21 @@ static int settle(rguard_window* w)
     return RGUARD_EVIOLATION;
 }
 
-/* ---- called by the body -----------------------------------------------------------------------
- */
+/* ---- called by the body ---------------------------------------------------------------------- */
 
-int rguard_touch(void* p, size_t len)
+int rguard_touch(void *p, size_t len)
 {
-    rguard_window* w = rguard__thread.window;
+    rguard_window *w = rguard__thread.window;
     if (w == NULL || len == 0) {
         return 0;
     }
     rguard__enter();
     struct rguard__slot s;
-    const rguard_arena* a = arena_of(w, (uintptr_t)p);
+    const rguard_arena *a = arena_of(w, (uintptr_t)p);
     int rv = 0;
     if (a == NULL || !rguard__slot_find(a, (uintptr_t)p, &s) || !s.sane ||
-        s.state != RGUARD__LIVE || (uint8_t*)p < s.obj ||
-        len > (size_t)(s.obj + s.len - (uint8_t*)p) || (uint8_t*)p >= s.obj + s.len) {
+        s.state != RGUARD__LIVE || (uint8_t *)p < s.obj ||
+        len > (size_t)(s.obj + s.len - (uint8_t *)p) || (uint8_t *)p >= s.obj + s.len) {
         w->broken = true;
         rv = -EFAULT;
     } else if (!w->broken) {
@@ -490,8 +485,8 @@ static bool stopped_in_time(uint32_t kind)
            kind == RGUARD_V_ENVELOPE || kind == RGUARD_V_INJECTED || kind == RGUARD_V_SELFTEST;
 }
 
-__attribute__((noreturn)) static void raise_violation(rguard_window* w, uint32_t kind,
-                                                      const rguard_arena* a, uintptr_t address,
+__attribute__((noreturn)) static void raise_violation(rguard_window *w, uint32_t kind,
+                                                      const rguard_arena *a, uintptr_t address,
                                                       uintptr_t pc)
 {
     rguard__violation_init(&w->hit, kind,
@@ -502,12 +497,12 @@ __attribute__((noreturn)) static void raise_violation(rguard_window* w, uint32_t
     _longjmp(w->env, 1);
 }
 
-int rguard__refuse(const rguard_arena* a, int err, uintptr_t address, uintptr_t pc)
+int rguard__refuse(const rguard_arena *a, int err, uintptr_t address, uintptr_t pc)
 {
     uint32_t kind = err == RGUARD_EDOUBLEFREE   ? RGUARD_V_DOUBLE_FREE
                     : err == RGUARD_EWRONGARENA ? RGUARD_V_WRONG_ARENA
                                                 : RGUARD_V_CANARY;
-    rguard_window* w = rguard__thread.window;
+    rguard_window *w = rguard__thread.window;
     if (w != NULL && w->mode == RGUARD__RUNNING) {
         raise_violation(w, kind, a, address, pc);
     }
@@ -521,7 +516,7 @@ int rguard__refuse(const rguard_arena* a, int err, uintptr_t address, uintptr_t 
 
 int rguard_window_raise(uint32_t kind)
 {
-    rguard_window* w = rguard__thread.window;
+    rguard_window *w = rguard__thread.window;
     if (w == NULL || w->mode != RGUARD__RUNNING) {
         return RGUARD_ESTATE;
     }

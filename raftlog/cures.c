@@ -22,12 +22,12 @@
 
 #include <raftguard/testing.h>
 
-static bool log_matches(const struct raft* r, raft_index index, raft_term term)
+static bool log_matches(const struct raft *r, raft_index index, raft_term term)
 {
     return index == 0 || rguard__log_term(r, index) == term;
 }
 
-static void matched_up_to(struct rguard_cures* c, uint64_t term, uint64_t index)
+static void matched_up_to(struct rguard_cures *c, uint64_t term, uint64_t index)
 {
     if (c->matched_term != term) {
         c->matched_term = term;
@@ -38,12 +38,12 @@ static void matched_up_to(struct rguard_cures* c, uint64_t term, uint64_t index)
     }
 }
 
-static void leader_spoke(rguard_replica* rep, const struct raft_message* m)
+static void leader_spoke(rguard_replica *rep, const struct raft_message *m)
 {
-    struct rguard_cures* c = &rep->cures;
-    struct raft* r = rep->raft;
+    struct rguard_cures *c = &rep->cures;
+    struct raft *r = rep->raft;
     if (m->type == RAFT_IO_APPEND_ENTRIES) {
-        const struct raft_append_entries* a = &m->append_entries;
+        const struct raft_append_entries *a = &m->append_entries;
         if (a->term < r->current_term) {
             return;
         }
@@ -53,7 +53,7 @@ static void leader_spoke(rguard_replica* rep, const struct raft_message* m)
             matched_up_to(c, a->term, a->prev_log_index + a->n_entries);
         }
     } else {
-        const struct raft_install_snapshot* s = &m->install_snapshot;
+        const struct raft_install_snapshot *s = &m->install_snapshot;
         if (s->term < r->current_term) {
             return;
         }
@@ -65,23 +65,23 @@ static void leader_spoke(rguard_replica* rep, const struct raft_message* m)
     }
 }
 
-static bool leader_is_silent(const rguard_replica* rep)
+static bool leader_is_silent(const rguard_replica *rep)
 {
     return rep->net->now_ms(rep->channel) - rep->cures.leader_heard_ms >= rep->opt.election_ms;
 }
 
-static bool must_hold(const rguard_replica* rep, const struct raft_message* m)
+static bool must_hold(const rguard_replica *rep, const struct raft_message *m)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     return r->state == RAFT_LEADER && m->append_entries_result.rejected == 0 &&
            m->append_entries_result.term == r->current_term &&
            (rep->cures.barrier_index == 0 || r->last_stored < rep->cures.barrier_index) &&
            !RGUARD_TEST_OFF("d11");
 }
 
-static void hold(rguard_replica* rep, const struct raft_message* m)
+static void hold(rguard_replica *rep, const struct raft_message *m)
 {
-    struct rguard_cures* c = &rep->cures;
+    struct rguard_cures *c = &rep->cures;
     unsigned i = 0;
     while (i < c->n_held && c->held[i].server_id != m->server_id) {
         i++;
@@ -99,7 +99,7 @@ static void hold(rguard_replica* rep, const struct raft_message* m)
     c->n_held += i == c->n_held;
 }
 
-bool rguard__cure_incoming(rguard_replica* rep, struct raft_message* m)
+bool rguard__cure_incoming(rguard_replica *rep, struct raft_message *m)
 {
     switch (m->type) {
         case RAFT_IO_APPEND_ENTRIES:
@@ -126,9 +126,9 @@ bool rguard__cure_incoming(rguard_replica* rep, struct raft_message* m)
     }
 }
 
-void rguard__cure_outgoing(rguard_replica* rep, struct raft_message* m)
+void rguard__cure_outgoing(rguard_replica *rep, struct raft_message *m)
 {
-    const struct rguard_cures* c = &rep->cures;
+    const struct rguard_cures *c = &rep->cures;
     if (m->type != RAFT_IO_APPEND_ENTRIES_RESULT || m->append_entries_result.rejected != 0 ||
         RGUARD_TEST_OFF("d13")) {
         return;
@@ -140,10 +140,10 @@ void rguard__cure_outgoing(rguard_replica* rep, struct raft_message* m)
 }
 
 /* D11: the barrier has become durable, or this node no longer leads. */
-void rguard__cure_settle(rguard_replica* rep)
+void rguard__cure_settle(rguard_replica *rep)
 {
-    struct rguard_cures* c = &rep->cures;
-    const struct raft* r = rep->raft;
+    struct rguard_cures *c = &rep->cures;
+    const struct raft *r = rep->raft;
     if (r->state != RAFT_LEADER) {
         c->n_held = 0;
         c->barrier_index = 0;
@@ -161,9 +161,9 @@ void rguard__cure_settle(rguard_replica* rep)
     }
 }
 
-void rguard__step_down(rguard_replica* rep)
+void rguard__step_down(rguard_replica *rep)
 {
-    struct raft* r = rep->raft;
+    struct raft *r = rep->raft;
     if (r->state != RAFT_LEADER) {
         return;
     }

@@ -33,7 +33,7 @@
 
 /* ---- digests --------------------------------------------------------------------------------- */
 
-static void remember_digest(rguard_replica* rep, uint64_t index)
+static void remember_digest(rguard_replica *rep, uint64_t index)
 {
     if (rep->engine.digest != NULL) {
         rep->digest = rep->engine.digest(rep->engine.user);
@@ -42,19 +42,19 @@ static void remember_digest(rguard_replica* rep, uint64_t index)
     }
 }
 
-const struct rguard_digest_at* rguard__digest_at(const rguard_replica* rep, uint64_t index)
+const struct rguard_digest_at *rguard__digest_at(const rguard_replica *rep, uint64_t index)
 {
-    const struct rguard_digest_at* d = &rep->digests[index % RGUARD_DIGEST_RING];
+    const struct rguard_digest_at *d = &rep->digests[index % RGUARD_DIGEST_RING];
     return index != 0 && d->index == index ? d : NULL;
 }
 
 /* ---- poison ---------------------------------------------------------------------------------- */
 
 /* {magic u64, index u64, term u64, count u32, crc32c of the 28 bytes before u32} */
-static void poison_store(rguard_replica* rep, uint64_t index, uint64_t term, uint32_t count)
+static void poison_store(rguard_replica *rep, uint64_t index, uint64_t term, uint32_t count)
 {
     uint8_t bytes[POISON_BYTES];
-    uint8_t* p = rguard__put64(bytes, POISON_MAGIC);
+    uint8_t *p = rguard__put64(bytes, POISON_MAGIC);
     p = rguard__put64(p, index);
     p = rguard__put64(p, term);
     p = rguard__put32(p, count);
@@ -67,14 +67,14 @@ static void poison_store(rguard_replica* rep, uint64_t index, uint64_t term, uin
     }
 }
 
-static void poison_load(rguard_replica* rep)
+static void poison_load(rguard_replica *rep)
 {
-    void* data;
+    void *data;
     size_t len;
     if (rguard__disk_read_file(rep->disk, POISON_FILE, POISON_BYTES, &data, &len) != 0) {
         return;
     }
-    const uint8_t* p = data;
+    const uint8_t *p = data;
     if (len == POISON_BYTES && rguard__get64(p) == POISON_MAGIC &&
         rguard__get32(p + 28) == rguard_crc32c(0, p, POISON_BYTES - 4)) {
         rep->retry_index = rguard__get64(p + 8);
@@ -83,7 +83,7 @@ static void poison_load(rguard_replica* rep)
     free(data);
 }
 
-static void poison_clear(rguard_replica* rep)
+static void poison_clear(rguard_replica *rep)
 {
     rep->retry_index = 0;
     rep->retry_count = 0;
@@ -92,9 +92,9 @@ static void poison_clear(rguard_replica* rep)
 
 /* ---- one entry ------------------------------------------------------------------------------- */
 
-static int apply_in_window(void* user)
+static int apply_in_window(void *user)
 {
-    rguard_replica* rep = user;
+    rguard_replica *rep = user;
     if (RGUARD_FP_IF("raftlog/rollback",
                      "roll back to last_applied as after a precise violation")) {
         rguard_window_raise(RGUARD_V_INJECTED);
@@ -105,13 +105,13 @@ static int apply_in_window(void* user)
     }
     rep->result = NULL;
     return rep->engine.apply(rep->engine.user, rep->raft->last_applied + 1,
-                             (const uint8_t*)rep->cmd + RGUARD_ENVELOPE_BYTES,
+                             (const uint8_t *)rep->cmd + RGUARD_ENVELOPE_BYTES,
                              rep->cmd_len - RGUARD_ENVELOPE_BYTES, &rep->result);
 }
 
 /* An engine without arenas has nothing to roll back: its violations are found, not undone. */
-static int apply_bare(rguard_replica* rep, uint64_t term, uint64_t index,
-                      struct rguard_violation* v)
+static int apply_bare(rguard_replica *rep, uint64_t term, uint64_t index,
+                      struct rguard_violation *v)
 {
     if (rguard__envelope_check(rep->cmd, rep->cmd_len) != 0) {
         rep->bad_envelopes++;
@@ -123,13 +123,13 @@ static int apply_bare(rguard_replica* rep, uint64_t term, uint64_t index,
     }
     rep->result = NULL;
     return rep->engine.apply(rep->engine.user, index,
-                             (const uint8_t*)rep->cmd + RGUARD_ENVELOPE_BYTES,
+                             (const uint8_t *)rep->cmd + RGUARD_ENVELOPE_BYTES,
                              rep->cmd_len - RGUARD_ENVELOPE_BYTES, &rep->result);
 }
 
 /* @return 0 with rep->cmd pointing to an intact envelope: the entry in memory, or its copy on disk.
  */
-static int verify_entry(rguard_replica* rep, uint64_t index, void** copy)
+static int verify_entry(rguard_replica *rep, uint64_t index, void **copy)
 {
     struct rguard_wal_record rec;
     if (rguard__envelope_check(rep->cmd, rep->cmd_len) == 0) {
@@ -156,7 +156,7 @@ static int verify_entry(rguard_replica* rep, uint64_t index, void** copy)
 
 /* The entry failed for the second time: an engine bug that every replica shares must end as quiet
  * unavailability, with the log intact, not as a cascade of elections. */
-static void poison(rguard_replica* rep, uint64_t term, uint64_t index)
+static void poison(rguard_replica *rep, uint64_t term, uint64_t index)
 {
     poison_store(rep, index, term, rep->retry_count);
     rguard__ladder_move(rep, RGUARD_LADDER_CONTAINED);
@@ -170,8 +170,8 @@ static void poison(rguard_replica* rep, uint64_t term, uint64_t index)
 }
 
 /* Rung R1. Returns when the entry may be applied again, or when the replica is POISONED. */
-static void rewind_entry(rguard_replica* rep, struct rguard_violation* v, uint64_t term,
-                         uint64_t index, void** copy)
+static void rewind_entry(rguard_replica *rep, struct rguard_violation *v, uint64_t term,
+                         uint64_t index, void **copy)
 {
     char text[512];
     rep->violations++;
@@ -207,13 +207,13 @@ static void rewind_entry(rguard_replica* rep, struct rguard_violation* v, uint64
     rguard_trace(RGUARD_TRACE_ROLLED_BACK, term, index - 1, digest, 1);
 }
 
-static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void** result)
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
-    rguard_replica* rep = fsm->data;
+    rguard_replica *rep = fsm->data;
     uint64_t index = rep->raft->last_applied + 1; /* libraft 0.15 passes no index */
     uint64_t term = rguard__log_term(rep->raft, index);
     struct rguard_violation v;
-    void* copy = NULL;
+    void *copy = NULL;
     if (rep->ladder == RGUARD_LADDER_POISONED) {
         return RAFT_SHUTDOWN;
     }
@@ -255,7 +255,7 @@ static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void**
 
 /* ---- whole states ---------------------------------------------------------------------------- */
 
-static void check_arenas(rguard_replica* rep)
+static void check_arenas(rguard_replica *rep)
 {
     for (size_t i = 0; i < rep->engine.n_arenas; i++) {
         struct rguard_violation v;
@@ -268,10 +268,10 @@ static void check_arenas(rguard_replica* rep)
     }
 }
 
-static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsigned* n_bufs)
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
 {
-    rguard_replica* rep = fsm->data;
-    void* data = NULL;
+    rguard_replica *rep = fsm->data;
+    void *data = NULL;
     size_t len = 0;
     if (rep->engine.snapshot == NULL || rep->muted) {
         return RAFT_BUSY;
@@ -296,7 +296,7 @@ static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsign
     return 0;
 }
 
-static int fsm_snapshot_finalize(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsigned* n_bufs)
+static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
 {
     (void)fsm;
     if (*bufs != NULL) {
@@ -309,9 +309,9 @@ static int fsm_snapshot_finalize(struct raft_fsm* fsm, struct raft_buffer* bufs[
 }
 
 /* Owns the buffer on success only; on failure libraft frees it. */
-static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf)
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
-    rguard_replica* rep = fsm->data;
+    rguard_replica *rep = fsm->data;
     if (rep->engine.restore == NULL) {
         return RAFT_INVALID;
     }
@@ -326,7 +326,7 @@ static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf)
     return 0;
 }
 
-void rguard__fsm_init(rguard_replica* rep)
+void rguard__fsm_init(rguard_replica *rep)
 {
     rep->fsm = (struct raft_fsm){.version = 2,
                                  .data = rep,

@@ -58,7 +58,7 @@ struct gasp_page
 
 struct rguard_gasp
 {
-    struct gasp_page* page;
+    struct gasp_page *page;
     size_t bytes;
     /* Not sealed: written with every acknowledgement. A hint, not a promise. */
     uint64_t hint_id[RGUARD_CHANNEL_MAX_PEERS];
@@ -67,12 +67,12 @@ struct rguard_gasp
     volatile uint64_t spent_term; /* a notice of this term is out */
 };
 
-static uint32_t page_check(const struct gasp_page* p)
+static uint32_t page_check(const struct gasp_page *p)
 {
     return rguard_crc32c(0, &p->armed, sizeof *p - offsetof(struct gasp_page, armed));
 }
 
-static void page_write(struct rguard_gasp* g, const struct gasp_page* content)
+static void page_write(struct rguard_gasp *g, const struct gasp_page *content)
 {
     if (mprotect(g->page, g->bytes, PROT_READ | PROT_WRITE) == 0) {
         *g->page = *content;
@@ -84,22 +84,22 @@ static void page_write(struct rguard_gasp* g, const struct gasp_page* content)
 /* ---- the dying side -------------------------------------------------------------------------- */
 
 /* Called by guard's trap. Async-signal-safe: reads two pages, send(2). */
-static void on_violation(void* user, const struct rguard_violation* v)
+static void on_violation(void *user, const struct rguard_violation *v)
 {
-    rguard_replica* rep = user;
+    rguard_replica *rep = user;
     if (v->kind == RGUARD_V_SELFTEST || (v->class_ != RGUARD_CLASS_FATAL && !rep->applying)) {
         return;
     }
     rguard__gasp(rep);
 }
 
-unsigned rguard__gasp(rguard_replica* rep)
+unsigned rguard__gasp(rguard_replica *rep)
 {
-    struct rguard_gasp* g = rep->handover.gasp;
+    struct rguard_gasp *g = rep->handover.gasp;
     if (g == NULL || rep->opt.no_notice || RGUARD_TEST_OFF("gasp")) {
         return 0;
     }
-    const struct gasp_page* p = g->page;
+    const struct gasp_page *p = g->page;
     if (page_check(p) != p->check || !p->armed || g->spent_term == p->term) {
         return 0;
     }
@@ -109,7 +109,7 @@ unsigned rguard__gasp(rguard_replica* rep)
     uint32_t n = g->n_hints <= RGUARD_CHANNEL_MAX_PEERS ? g->n_hints : 0;
     rguard__put32(bytes + 12, n);
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t* at = rguard__put64(bytes + NOTICE_BYTES + i * HINT_BYTES, g->hint_id[i]);
+        uint8_t *at = rguard__put64(bytes + NOTICE_BYTES + i * HINT_BYTES, g->hint_id[i]);
         rguard__put64(at, g->hint_acked[i]);
     }
     unsigned reached = 0;
@@ -125,14 +125,14 @@ unsigned rguard__gasp(rguard_replica* rep)
     return reached;
 }
 
-void rguard__handover_lead(rguard_replica* rep)
+void rguard__handover_lead(rguard_replica *rep)
 {
-    struct rguard_gasp* g = rep->handover.gasp;
-    struct raft* r = rep->raft;
+    struct rguard_gasp *g = rep->handover.gasp;
+    struct raft *r = rep->raft;
     struct gasp_page page = {.armed = 1, .term = r->current_term};
     g->n_hints = 0;
     for (unsigned i = 0; i < r->configuration.n; i++) {
-        const struct raft_server* s = &r->configuration.servers[i];
+        const struct raft_server *s = &r->configuration.servers[i];
         if (s->id == r->id || s->role != RAFT_VOTER || page.n == RGUARD_CHANNEL_MAX_PEERS) {
             continue;
         }
@@ -143,7 +143,7 @@ void rguard__handover_lead(rguard_replica* rep)
         g->hint_id[g->n_hints] = s->id;
         g->hint_acked[g->n_hints++] = 0;
     }
-    uint8_t* p = rguard__put32(page.notice, NOTICE_MAGIC);
+    uint8_t *p = rguard__put32(page.notice, NOTICE_MAGIC);
     p = rguard__put32(p, NOTICE_VERSION);
     p = rguard__put32(p, 0);
     p = rguard__put32(p, 0);
@@ -154,7 +154,7 @@ void rguard__handover_lead(rguard_replica* rep)
     page_write(g, &page);
 }
 
-void rguard__handover_follow(rguard_replica* rep)
+void rguard__handover_follow(rguard_replica *rep)
 {
     struct gasp_page disarmed = {0};
     if (rep->handover.gasp->page->armed) {
@@ -162,9 +162,9 @@ void rguard__handover_follow(rguard_replica* rep)
     }
 }
 
-void rguard__handover_acked(rguard_replica* rep, uint64_t peer, uint64_t index)
+void rguard__handover_acked(rguard_replica *rep, uint64_t peer, uint64_t index)
 {
-    struct rguard_gasp* g = rep->handover.gasp;
+    struct rguard_gasp *g = rep->handover.gasp;
     for (uint32_t i = 0; i < g->n_hints; i++) {
         if (g->hint_id[i] == peer && g->hint_acked[i] < index) {
             g->hint_acked[i] = index;
@@ -175,7 +175,7 @@ void rguard__handover_acked(rguard_replica* rep, uint64_t peer, uint64_t index)
 /* ---- the following side ---------------------------------------------------------------------- */
 
 /* Followers in order of what they acknowledged, then of id; the position of this node among them. */
-static unsigned own_rank(uint64_t self, const uint8_t* hints, uint32_t n)
+static unsigned own_rank(uint64_t self, const uint8_t *hints, uint32_t n)
 {
     uint64_t own_acked = 0;
     unsigned rank = 0;
@@ -197,7 +197,7 @@ static unsigned own_rank(uint64_t self, const uint8_t* hints, uint32_t n)
 }
 
 /* @return the number of hints, or negative when the datagram is not a notice. */
-static int notice_parse(const uint8_t* bytes, size_t len)
+static int notice_parse(const uint8_t *bytes, size_t len)
 {
     uint8_t head[NOTICE_BYTES];
     if (len < NOTICE_BYTES || rguard__get32(bytes) != NOTICE_MAGIC ||
@@ -215,18 +215,18 @@ static int notice_parse(const uint8_t* bytes, size_t len)
                                                                             : RGUARD_ECHECKSUM;
 }
 
-static bool still_follows(const rguard_replica* rep, uint64_t term, uint64_t leader)
+static bool still_follows(const rguard_replica *rep, uint64_t term, uint64_t leader)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     return r->state == RAFT_FOLLOWER && r->current_term == term &&
            r->follower_state.current_leader.id == leader &&
            (r->voted_for == 0 || r->voted_for == leader || r->voted_for == r->id);
 }
 
-void rguard__handover_notice(void* user, const uint8_t* bytes, size_t len)
+void rguard__handover_notice(void *user, const uint8_t *bytes, size_t len)
 {
-    rguard_replica* rep = user;
-    struct rguard_handover_state* h = &rep->handover;
+    rguard_replica *rep = user;
+    struct rguard_handover_state *h = &rep->handover;
     int n = notice_parse(bytes, len);
     if (n < 0 || !rep->started) {
         return;
@@ -252,10 +252,10 @@ void rguard__handover_notice(void* user, const uint8_t* bytes, size_t len)
 }
 
 /* Called from the loop, after every turn and by the timer, never from inside libraft. */
-void rguard__handover_poll(rguard_replica* rep)
+void rguard__handover_poll(rguard_replica *rep)
 {
-    struct rguard_handover_state* h = &rep->handover;
-    struct raft* r = rep->raft;
+    struct rguard_handover_state *h = &rep->handover;
+    struct raft *r = rep->raft;
     if (!h->wanted) {
         return;
     }
@@ -287,9 +287,9 @@ void rguard__handover_poll(rguard_replica* rep)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-int rguard__handover_open(rguard_replica* rep)
+int rguard__handover_open(rguard_replica *rep)
 {
-    struct rguard_gasp* g = calloc(1, sizeof *g);
+    struct rguard_gasp *g = calloc(1, sizeof *g);
     struct gasp_page disarmed = {0};
     if (g == NULL) {
         return -ENOMEM;
@@ -310,9 +310,9 @@ int rguard__handover_open(rguard_replica* rep)
     return rv;
 }
 
-void rguard__handover_close(rguard_replica* rep)
+void rguard__handover_close(rguard_replica *rep)
 {
-    struct rguard_gasp* g = rep->handover.gasp;
+    struct rguard_gasp *g = rep->handover.gasp;
     if (g == NULL) {
         return;
     }

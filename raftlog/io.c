@@ -27,23 +27,23 @@
 
 #include "raftlog_internal.h"
 
-static rguard_replica* replica_of(struct raft_io* io)
+static rguard_replica *replica_of(struct raft_io *io)
 {
     return io->impl;
 }
 
 /* ---- libraft's log in memory ----------------------------------------------------------------- */
 
-raft_index rguard__log_last(const struct raft* r)
+raft_index rguard__log_last(const struct raft *r)
 {
-    const struct raft_log* l = &r->log;
+    const struct raft_log *l = &r->log;
     size_t n = l->front <= l->back ? l->back - l->front : l->size - l->front + l->back;
     return l->offset + n;
 }
 
-raft_term rguard__log_term(const struct raft* r, raft_index index)
+raft_term rguard__log_term(const struct raft *r, raft_index index)
 {
-    const struct raft_log* l = &r->log;
+    const struct raft_log *l = &r->log;
     if (index != 0 && index == l->snapshot.last_index) {
         return l->snapshot.last_term;
     }
@@ -55,9 +55,9 @@ raft_term rguard__log_term(const struct raft* r, raft_index index)
 
 /* ---- term and vote --------------------------------------------------------------------------- */
 
-static void storage_failed(rguard_replica* rep, int status, const char* what);
+static void storage_failed(rguard_replica *rep, int status, const char *what);
 
-int rguard__io_meta_flush(rguard_replica* rep)
+int rguard__io_meta_flush(rguard_replica *rep)
 {
     if (!rep->meta_dirty) {
         return 0;
@@ -71,9 +71,9 @@ int rguard__io_meta_flush(rguard_replica* rep)
     return 0;
 }
 
-static int io_set_term(struct raft_io* io, raft_term term)
+static int io_set_term(struct raft_io *io, raft_term term)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     if (term < rep->meta_term) {
         return RAFT_INVALID;
     }
@@ -86,9 +86,9 @@ static int io_set_term(struct raft_io* io, raft_term term)
 }
 
 /* D5, D14: one vote a term, whatever libraft thinks. */
-static int io_set_vote(struct raft_io* io, raft_id id)
+static int io_set_vote(struct raft_io *io, raft_id id)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     if (rep->meta_vote != 0 && rep->meta_vote != id) {
         rguard__replica_log(rep, RGUARD_LOG_ERROR,
                             "second vote in term %llu refused: %llu, had %llu",
@@ -105,7 +105,7 @@ static int io_set_vote(struct raft_io* io, raft_id id)
 
 /* The log on disk can no longer be extended. Everything that follows happens in this order because
  * a leader that reports a failed append while it still leads lets the replicas diverge (D1). */
-static void storage_failed(rguard_replica* rep, int status, const char* what)
+static void storage_failed(rguard_replica *rep, int status, const char *what)
 {
     if (rep->dead) {
         return;
@@ -120,11 +120,11 @@ static void storage_failed(rguard_replica* rep, int status, const char* what)
     }
 }
 
-static void append_done(void* user, int status)
+static void append_done(void *user, int status)
 {
-    struct rguard_append_req* a = user;
-    rguard_replica* rep = a->rep;
-    struct raft_io_append* req = a->req;
+    struct rguard_append_req *a = user;
+    rguard_replica *rep = a->rep;
+    struct raft_io_append *req = a->req;
     raft_io_append_cb cb = a->cb;
     a->next = rep->append_free;
     rep->append_free = a;
@@ -136,9 +136,9 @@ static void append_done(void* user, int status)
     cb(req, 0);
 }
 
-static struct rguard_append_req* append_get(rguard_replica* rep)
+static struct rguard_append_req *append_get(rguard_replica *rep)
 {
-    struct rguard_append_req* a = rep->append_free;
+    struct rguard_append_req *a = rep->append_free;
     if (a != NULL) {
         rep->append_free = a->next;
         return a;
@@ -146,10 +146,10 @@ static struct rguard_append_req* append_get(rguard_replica* rep)
     return malloc(sizeof *a);
 }
 
-static int reserve_records(rguard_replica* rep, unsigned n)
+static int reserve_records(rguard_replica *rep, unsigned n)
 {
     if (n > rep->records_cap) {
-        struct rguard_wal_record* records = realloc(rep->records, n * sizeof *records);
+        struct rguard_wal_record *records = realloc(rep->records, n * sizeof *records);
         if (records == NULL) {
             return -ENOMEM;
         }
@@ -160,7 +160,7 @@ static int reserve_records(rguard_replica* rep, unsigned n)
 }
 
 /* A command whose envelope is damaged before it ever reached the disk: this node's memory is bad. */
-static bool entries_intact(rguard_replica* rep, const struct raft_entry* entries, unsigned n)
+static bool entries_intact(rguard_replica *rep, const struct raft_entry *entries, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         if (entries[i].type == RAFT_COMMAND &&
@@ -172,17 +172,17 @@ static bool entries_intact(rguard_replica* rep, const struct raft_entry* entries
     return true;
 }
 
-static int io_append(struct raft_io* io, struct raft_io_append* req,
+static int io_append(struct raft_io *io, struct raft_io_append *req,
                      const struct raft_entry entries[], unsigned n, raft_io_append_cb cb)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     if (rep->muted || rep->dead || rguard__io_meta_flush(rep) != 0) {
         return RAFT_IOERR;
     }
     if (!entries_intact(rep, entries, n)) {
         rguard__replica_die(rep, "a command was damaged in memory before it was appended");
     }
-    struct rguard_append_req* a = append_get(rep);
+    struct rguard_append_req *a = append_get(rep);
     if (a == NULL || reserve_records(rep, n) != 0) {
         free(a);
         return RAFT_NOMEM;
@@ -207,9 +207,9 @@ static int io_append(struct raft_io* io, struct raft_io_append* req,
     return 0;
 }
 
-static int io_truncate(struct raft_io* io, raft_index index)
+static int io_truncate(struct raft_io *io, raft_index index)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     int rv = rep->dead ? RGUARD_EPOISONED : rguard_wal_truncate_suffix(rep->wal, index);
     if (rv != 0) {
         storage_failed(rep, rv, "log truncation");
@@ -218,7 +218,7 @@ static int io_truncate(struct raft_io* io, raft_index index)
     return 0;
 }
 
-void rguard__io_wal_arm(rguard_replica* rep)
+void rguard__io_wal_arm(rguard_replica *rep)
 {
     int ms = rguard_wal_timeout_ms(rep->wal);
     if (ms < 0) {
@@ -229,7 +229,7 @@ void rguard__io_wal_arm(rguard_replica* rep)
 }
 
 /* Submits what is queued and runs completions: each is a turn into libraft. */
-void rguard__io_wal_turn(rguard_replica* rep)
+void rguard__io_wal_turn(rguard_replica *rep)
 {
     if (rep->wal != NULL && rguard_wal_process(rep->wal) != 0 && !rep->dead) {
         storage_failed(rep, rguard_wal_poisoned(rep->wal), "log");
@@ -238,7 +238,7 @@ void rguard__io_wal_turn(rguard_replica* rep)
 
 /* ---- load and bootstrap ---------------------------------------------------------------------- */
 
-static int load_entries(rguard_replica* rep, uint64_t first, struct raft_entry* entries, size_t n)
+static int load_entries(rguard_replica *rep, uint64_t first, struct raft_entry *entries, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         struct rguard_wal_record rec;
@@ -246,7 +246,7 @@ static int load_entries(rguard_replica* rep, uint64_t first, struct raft_entry* 
         if (rv != 0) {
             return rv;
         }
-        void* data = raft_malloc(rec.len > 0 ? rec.len : 1);
+        void *data = raft_malloc(rec.len > 0 ? rec.len : 1);
         if (data == NULL) {
             return -ENOMEM;
         }
@@ -269,7 +269,7 @@ static int load_entries(rguard_replica* rep, uint64_t first, struct raft_entry* 
 
 /* Makes log and snapshot fit each other. A crash between a snapshot that came from the leader and
  * its RESET leaves a log that is older or of another history: it is dropped as a whole. */
-static int reconcile(rguard_replica* rep, const struct raft_snapshot* s)
+static int reconcile(rguard_replica *rep, const struct raft_snapshot *s)
 {
     uint64_t first = rguard_wal_first_index(rep->wal);
     uint64_t last = rguard_wal_last_index(rep->wal);
@@ -296,7 +296,7 @@ static int reconcile(rguard_replica* rep, const struct raft_snapshot* s)
     return RGUARD_ECORRUPT; /* a gap between the snapshot and the first entry */
 }
 
-static void free_entries(struct raft_entry* entries, size_t n)
+static void free_entries(struct raft_entry *entries, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         raft_free(entries[i].batch);
@@ -304,7 +304,7 @@ static void free_entries(struct raft_entry* entries, size_t n)
     raft_free(entries);
 }
 
-static int load_failed(struct raft_io* io, int rv)
+static int load_failed(struct raft_io *io, int rv)
 {
     snprintf(io->errmsg, sizeof io->errmsg, "%s", rguard_strerror(rv));
     return rv == RGUARD_ECORRUPT || rv == RGUARD_ECHECKSUM ? RAFT_CORRUPT
@@ -312,7 +312,7 @@ static int load_failed(struct raft_io* io, int rv)
                                                            : RAFT_IOERR;
 }
 
-static void snapshot_free(struct raft_snapshot* s)
+static void snapshot_free(struct raft_snapshot *s)
 {
     if (s != NULL) {
         raft_configuration_close(&s->configuration);
@@ -322,12 +322,12 @@ static void snapshot_free(struct raft_snapshot* s)
     }
 }
 
-static int io_load(struct raft_io* io, raft_term* term, raft_id* voted_for,
-                   struct raft_snapshot** snapshot, raft_index* start_index,
-                   struct raft_entry* entries[], size_t* n_entries)
+static int io_load(struct raft_io *io, raft_term *term, raft_id *voted_for,
+                   struct raft_snapshot **snapshot, raft_index *start_index,
+                   struct raft_entry *entries[], size_t *n_entries)
 {
-    rguard_replica* rep = replica_of(io);
-    struct raft_snapshot* s;
+    rguard_replica *rep = replica_of(io);
+    struct raft_snapshot *s;
     int rv = rguard__snapshot_load(rep, &s);
     if (rv != 0) {
         return load_failed(io, rv);
@@ -363,9 +363,9 @@ err:
     return load_failed(io, rv);
 }
 
-static int io_bootstrap(struct raft_io* io, const struct raft_configuration* conf)
+static int io_bootstrap(struct raft_io *io, const struct raft_configuration *conf)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     struct raft_buffer buf;
     uint64_t term, vote;
     rguard_wal_meta_get(rep->wal, &term, &vote);
@@ -389,7 +389,7 @@ static int io_bootstrap(struct raft_io* io, const struct raft_configuration* con
     return rv == 0 ? 0 : RAFT_IOERR;
 }
 
-static int io_recover(struct raft_io* io, const struct raft_configuration* conf)
+static int io_recover(struct raft_io *io, const struct raft_configuration *conf)
 {
     (void)conf;
     snprintf(io->errmsg, sizeof io->errmsg, "forcing a configuration is not supported");
@@ -398,9 +398,9 @@ static int io_recover(struct raft_io* io, const struct raft_configuration* conf)
 
 /* ---- messages out ---------------------------------------------------------------------------- */
 
-static struct rguard_sending* sending_get(rguard_replica* rep)
+static struct rguard_sending *sending_get(rguard_replica *rep)
 {
-    struct rguard_sending* s = rep->sending_free;
+    struct rguard_sending *s = rep->sending_free;
     if (s != NULL) {
         rep->sending_free = s->next;
         return s;
@@ -408,9 +408,9 @@ static struct rguard_sending* sending_get(rguard_replica* rep)
     return malloc(sizeof *s);
 }
 
-static void sending_finish(rguard_replica* rep, struct rguard_sending* s)
+static void sending_finish(rguard_replica *rep, struct rguard_sending *s)
 {
-    struct raft_io_send* req = s->req;
+    struct raft_io_send *req = s->req;
     raft_io_send_cb cb = s->cb;
     int status = s->status == 0 ? 0 : RAFT_NOCONNECTION;
     s->next = rep->sending_free;
@@ -420,21 +420,21 @@ static void sending_finish(rguard_replica* rep, struct rguard_sending* s)
     }
 }
 
-static void sending_part_done(void* user, int status)
+static void sending_part_done(void *user, int status)
 {
-    struct rguard_sending* s = user;
+    struct rguard_sending *s = user;
     s->status = status != 0 ? status : s->status;
     if (--s->parts > 0) {
         return;
     }
-    rguard_replica* rep = s->rep;
+    rguard_replica *rep = s->rep;
     rguard__turn_begin(rep);
     sending_finish(rep, s);
     rguard__turn_end(rep);
 }
 
 /* Nothing could be queued: libraft hears of it from the loop. */
-static void sending_failed(rguard_replica* rep, struct rguard_sending* s)
+static void sending_failed(rguard_replica *rep, struct rguard_sending *s)
 {
     rep->send_dropped++;
     s->status = -ENOTCONN;
@@ -443,17 +443,17 @@ static void sending_failed(rguard_replica* rep, struct rguard_sending* s)
     rep->net->arm(rep->channel, RGUARD_TIMER_SOON, 0);
 }
 
-void rguard__io_sends_failed(rguard_replica* rep)
+void rguard__io_sends_failed(rguard_replica *rep)
 {
     while (rep->sends_failed != NULL) {
-        struct rguard_sending* s = rep->sends_failed;
+        struct rguard_sending *s = rep->sends_failed;
         rep->sends_failed = s->next;
         sending_finish(rep, s);
     }
 }
 
-static int send_frame(rguard_replica* rep, const struct raft_message* m, unsigned first, unsigned n,
-                      struct rguard_sending* s)
+static int send_frame(rguard_replica *rep, const struct raft_message *m, unsigned first, unsigned n,
+                      struct rguard_sending *s)
 {
     struct iovec iov[2];
     int rv = rguard__rpc_encode(&rep->out, m, first, n);
@@ -474,7 +474,7 @@ static int send_frame(rguard_replica* rep, const struct raft_message* m, unsigne
 }
 
 /* How many entries from @first on fit one frame; at least one. */
-static unsigned chunk(const struct raft_append_entries* a, unsigned first)
+static unsigned chunk(const struct raft_append_entries *a, unsigned first)
 {
     size_t bytes = 0;
     unsigned n = 0;
@@ -488,7 +488,7 @@ static unsigned chunk(const struct raft_append_entries* a, unsigned first)
     return n;
 }
 
-static int send_message(rguard_replica* rep, const struct raft_message* m, struct rguard_sending* s)
+static int send_message(rguard_replica *rep, const struct raft_message *m, struct rguard_sending *s)
 {
     unsigned first = 0;
     if (m->type != RAFT_IO_APPEND_ENTRIES) {
@@ -505,12 +505,12 @@ static int send_message(rguard_replica* rep, const struct raft_message* m, struc
     return 0;
 }
 
-static int io_send(struct raft_io* io, struct raft_io_send* req, const struct raft_message* message,
+static int io_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
                    raft_io_send_cb cb)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     struct raft_message m = *message;
-    struct rguard_sending* s = sending_get(rep);
+    struct rguard_sending *s = sending_get(rep);
     if (s == NULL) {
         return RAFT_NOMEM;
     }
@@ -536,10 +536,10 @@ static int io_send(struct raft_io* io, struct raft_io_send* req, const struct ra
 
 /* A candidate repeats its request on a fresh connection: it is idempotent, and the first one may
  * have gone into a connection whose other end had just died. */
-void rguard__io_link(void* user, uint64_t peer, bool up)
+void rguard__io_link(void *user, uint64_t peer, bool up)
 {
-    rguard_replica* rep = user;
-    const struct raft* r = rep->raft;
+    rguard_replica *rep = user;
+    const struct raft *r = rep->raft;
     if (!up || rep->muted || r->state != RAFT_CANDIDATE || rep->vote.type != RAFT_IO_REQUEST_VOTE) {
         return;
     }
@@ -554,9 +554,9 @@ void rguard__io_link(void* user, uint64_t peer, bool up)
 
 /* ---- messages in ----------------------------------------------------------------------------- */
 
-static const char* address_of(const rguard_replica* rep, uint64_t id)
+static const char *address_of(const rguard_replica *rep, uint64_t id)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     for (unsigned i = 0; i < r->configuration.n; i++) {
         if (r->configuration.servers[i].id == id) {
             return r->configuration.servers[i].address;
@@ -570,7 +570,7 @@ static const char* address_of(const rguard_replica* rep, uint64_t id)
     return NULL;
 }
 
-void rguard__io_deliver(rguard_replica* rep, struct raft_message* m)
+void rguard__io_deliver(rguard_replica *rep, struct raft_message *m)
 {
     if (rep->muted || rep->dead || rep->recv_cb == NULL || rep->close_cb != NULL) {
         rguard__rpc_discard(m);
@@ -581,9 +581,9 @@ void rguard__io_deliver(rguard_replica* rep, struct raft_message* m)
     }
 }
 
-void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* body, size_t len)
+void rguard__io_frame(void *user, uint64_t peer, uint16_t type, const uint8_t *body, size_t len)
 {
-    rguard_replica* rep = user;
+    rguard_replica *rep = user;
     struct raft_message m;
     if (!rep->started) {
         return;
@@ -593,7 +593,7 @@ void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* b
         return;
     }
     m.server_address = address_of(rep, peer);
-    const char* address = m.server_address;
+    const char *address = m.server_address;
     int rv = address != NULL ? rguard__rpc_decode(type, body, len, &m) : RGUARD_EPROTO;
     if (rv != 0) {
         rguard__replica_log(rep, RGUARD_LOG_WARN, "message of type %u from peer %llu dropped: %s",
@@ -617,7 +617,7 @@ void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* b
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static int io_init(struct raft_io* io, raft_id id, const char* address)
+static int io_init(struct raft_io *io, raft_id id, const char *address)
 {
     (void)io;
     (void)id;
@@ -625,10 +625,10 @@ static int io_init(struct raft_io* io, raft_id id, const char* address)
     return 0;
 }
 
-static int io_start(struct raft_io* io, unsigned msecs, raft_io_tick_cb tick, raft_io_recv_cb recv)
+static int io_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, raft_io_recv_cb recv)
 {
-    rguard_replica* rep = replica_of(io);
-    const struct raft* r = rep->raft;
+    rguard_replica *rep = replica_of(io);
+    const struct raft *r = rep->raft;
     rep->tick_ms = msecs;
     rep->tick_cb = tick;
     rep->recv_cb = recv;
@@ -644,9 +644,9 @@ static int io_start(struct raft_io* io, unsigned msecs, raft_io_tick_cb tick, ra
     return 0;
 }
 
-static void io_channel_closed(void* user)
+static void io_channel_closed(void *user)
 {
-    rguard_replica* rep = user;
+    rguard_replica *rep = user;
     rep->channel = NULL;
     rguard__io_sends_failed(rep);
     rep->wal_close_status = rguard_wal_close(rep->wal); /* runs what is in flight to its end */
@@ -654,27 +654,27 @@ static void io_channel_closed(void* user)
     rep->close_cb(&rep->io);
 }
 
-static void io_close(struct raft_io* io, raft_io_close_cb cb)
+static void io_close(struct raft_io *io, raft_io_close_cb cb)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     rep->close_cb = cb;
     rep->net->close(rep->channel, io_channel_closed, rep);
 }
 
-static raft_time io_time(struct raft_io* io)
+static raft_time io_time(struct raft_io *io)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     return rep->net->now_ms(rep->channel);
 }
 
-static int io_random(struct raft_io* io, int min, int max)
+static int io_random(struct raft_io *io, int min, int max)
 {
-    rguard_replica* rep = replica_of(io);
+    rguard_replica *rep = replica_of(io);
     uint32_t span = max > min ? (uint32_t)(max - min) : 1u;
     return min + (int)(rep->net->random(rep->channel) % span);
 }
 
-void rguard__io_init(rguard_replica* rep)
+void rguard__io_init(rguard_replica *rep)
 {
     rep->io = (struct raft_io){.version = 1,
                                .impl = rep,

@@ -28,7 +28,7 @@
 
 static const struct
 {
-    const char* name;
+    const char *name;
     uint32_t to;  /* states that may follow */
     bool muted;   /* invariant: rep->muted is this */
     bool decides; /* VIOLATED only: muted may still be either */
@@ -67,7 +67,7 @@ static const struct
 
 #define N_STATES (sizeof states / sizeof states[0])
 
-const char* rguard_ladder_state_name(uint32_t state)
+const char *rguard_ladder_state_name(uint32_t state)
 {
     return state < N_STATES ? states[state].name : "?";
 }
@@ -77,7 +77,7 @@ bool rguard__ladder_allows(uint32_t from, uint32_t to)
     return from < N_STATES && to < N_STATES && (states[from].to & BIT(to)) != 0;
 }
 
-void rguard__ladder_move(rguard_replica* rep, uint32_t to)
+void rguard__ladder_move(rguard_replica *rep, uint32_t to)
 {
     uint32_t from = rep->ladder;
     RGUARD_ASSERT(rguard__ladder_allows(from, to));
@@ -94,7 +94,7 @@ void rguard__ladder_move(rguard_replica* rep, uint32_t to)
     }
 }
 
-bool rguard__may_campaign(const rguard_replica* rep)
+bool rguard__may_campaign(const rguard_replica *rep)
 {
     return rep->ladder == RGUARD_LADDER_SERVING && !rep->closing;
 }

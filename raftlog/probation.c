@@ -10,7 +10,7 @@
 
 #include <raftguard/trace.h>
 
-static unsigned voters(const struct raft* r)
+static unsigned voters(const struct raft *r)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < r->configuration.n; i++) {
@@ -19,7 +19,7 @@ static unsigned voters(const struct raft* r)
     return n;
 }
 
-static bool votes(const struct raft* r, uint64_t id)
+static bool votes(const struct raft *r, uint64_t id)
 {
     for (unsigned i = 0; i < r->configuration.n; i++) {
         if (r->configuration.servers[i].id == id) {
@@ -29,9 +29,9 @@ static bool votes(const struct raft* r, uint64_t id)
     return false;
 }
 
-static void finish_if_quorum(rguard_replica* rep)
+static void finish_if_quorum(rguard_replica *rep)
 {
-    struct rguard_probation* p = &rep->probation;
+    struct rguard_probation *p = &rep->probation;
     if (p->n_agreed + 1 <= voters(rep->raft) / 2) {
         return;
     }
@@ -45,7 +45,7 @@ static void finish_if_quorum(rguard_replica* rep)
 }
 
 /* Called inside fsm.apply: the first question waits until libraft has returned to the loop. */
-void rguard__probation_begin(rguard_replica* rep)
+void rguard__probation_begin(rguard_replica *rep)
 {
     rep->probation.index = 0;
     rep->probation.n_agreed = 0;
@@ -53,9 +53,9 @@ void rguard__probation_begin(rguard_replica* rep)
 }
 
 /* The index stays the same until peers can no longer know it, so that slow ones catch up with it. */
-static void choose_index(rguard_replica* rep)
+static void choose_index(rguard_replica *rep)
 {
-    struct rguard_probation* p = &rep->probation;
+    struct rguard_probation *p = &rep->probation;
     uint64_t applied = rep->raft->last_applied;
     if (p->index != 0 && applied - p->index < RGUARD_DIGEST_RING / 2) {
         return;
@@ -63,16 +63,16 @@ static void choose_index(rguard_replica* rep)
     while (applied > 0 && rguard__digest_at(rep, applied) == NULL) {
         applied--; /* barriers and configurations have no digest */
     }
-    const struct rguard_digest_at* d = rguard__digest_at(rep, applied);
+    const struct rguard_digest_at *d = rguard__digest_at(rep, applied);
     p->index = d != NULL ? d->index : 0;
     p->digest = d != NULL ? d->digest : 0;
     p->n_agreed = 0;
 }
 
-void rguard__probation_ask(rguard_replica* rep)
+void rguard__probation_ask(rguard_replica *rep)
 {
-    struct rguard_probation* p = &rep->probation;
-    struct raft* r = rep->raft;
+    struct rguard_probation *p = &rep->probation;
+    struct raft *r = rep->raft;
     if (rep->ladder != RGUARD_LADDER_PROBATION || rep->closing) {
         return;
     }
@@ -98,14 +98,14 @@ void rguard__probation_ask(rguard_replica* rep)
     rep->net->arm(rep->channel, RGUARD_TIMER_PROBE, rep->opt.heartbeat_ms);
 }
 
-static void answer(rguard_replica* rep, uint64_t peer, uint64_t index)
+static void answer(rguard_replica *rep, uint64_t peer, uint64_t index)
 {
-    const struct rguard_digest_at* d = rguard__digest_at(rep, index);
+    const struct rguard_digest_at *d = rguard__digest_at(rep, index);
     uint8_t body[24];
     /* Replicas on probation testify too: two that agree are a quorum of three, and a cluster in which
      * everybody waited for somebody else's word would have no candidate. */
     bool known = d != NULL && !rep->muted;
-    uint8_t* p = rguard__put64(body, index);
+    uint8_t *p = rguard__put64(body, index);
     p = rguard__put64(p, known ? d->digest : 0);
     rguard__put64(p, known);
     struct iovec iov = {body, sizeof body};
@@ -114,9 +114,9 @@ static void answer(rguard_replica* rep, uint64_t peer, uint64_t index)
 
 /* A question about an entry that is not applied here yet is answered when it is: the victim of a
  * leader fault has applied what its followers do not know to be committed. One question a peer. */
-static void asked(rguard_replica* rep, uint64_t peer, uint64_t index)
+static void asked(rguard_replica *rep, uint64_t peer, uint64_t index)
 {
-    struct rguard_probation* p = &rep->probation;
+    struct rguard_probation *p = &rep->probation;
     unsigned i = 0;
     if (index <= rep->raft->last_applied) {
         answer(rep, peer, index);
@@ -131,9 +131,9 @@ static void asked(rguard_replica* rep, uint64_t peer, uint64_t index)
     }
 }
 
-void rguard__probation_settle(rguard_replica* rep)
+void rguard__probation_settle(rguard_replica *rep)
 {
-    struct rguard_probation* p = &rep->probation;
+    struct rguard_probation *p = &rep->probation;
     for (unsigned i = 0; i < p->n_asked;) {
         struct rguard_digest_asked q = p->asked[i];
         if (q.index > rep->raft->last_applied) {
@@ -145,9 +145,9 @@ void rguard__probation_settle(rguard_replica* rep)
     }
 }
 
-static void count(rguard_replica* rep, uint64_t peer, uint64_t index, uint64_t digest)
+static void count(rguard_replica *rep, uint64_t peer, uint64_t index, uint64_t digest)
 {
-    struct rguard_probation* p = &rep->probation;
+    struct rguard_probation *p = &rep->probation;
     if (rep->ladder != RGUARD_LADDER_PROBATION || index != p->index) {
         return;
     }
@@ -169,7 +169,7 @@ static void count(rguard_replica* rep, uint64_t peer, uint64_t index, uint64_t d
     finish_if_quorum(rep);
 }
 
-void rguard__probation_frame(rguard_replica* rep, uint64_t peer, uint16_t type, const uint8_t* body,
+void rguard__probation_frame(rguard_replica *rep, uint64_t peer, uint16_t type, const uint8_t *body,
                              size_t len)
 {
     if (type == RGUARD_FRAME_DIGEST_ASK && len == 8) {

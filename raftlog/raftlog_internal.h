@@ -38,31 +38,31 @@ enum {
 
 struct rguard_rpc_out
 {
-    uint8_t* bytes; /* malloc()ed, kept and grown between messages */
+    uint8_t *bytes; /* malloc()ed, kept and grown between messages */
     size_t len, cap;
 };
 
 /* Encodes everything of @m but, for AppendEntries, only entries [first, first + n) with the
  * matching prev index and term, and, for InstallSnapshot, all but the data, which follows as it is.
  */
-int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m, unsigned first,
+int rguard__rpc_encode(struct rguard_rpc_out *out, const struct raft_message *m, unsigned first,
                        unsigned n);
 
 /* Decodes a frame. Entries, configuration and snapshot data are raft_malloc()ed and belong to
  * libraft once the message is delivered, else to rguard__rpc_discard(). RGUARD_EPROTO, -ENOMEM. */
-int rguard__rpc_decode(uint16_t type, const uint8_t* body, size_t len, struct raft_message* out);
-void rguard__rpc_discard(struct raft_message* m);
+int rguard__rpc_decode(uint16_t type, const uint8_t *body, size_t len, struct raft_message *out);
+void rguard__rpc_discard(struct raft_message *m);
 
-size_t rguard__conf_size(const struct raft_configuration* conf);
-uint8_t* rguard__conf_encode(uint8_t* p, const struct raft_configuration* conf);
-int rguard__conf_decode(const uint8_t* p, size_t len, struct raft_configuration* conf);
+size_t rguard__conf_size(const struct raft_configuration *conf);
+uint8_t *rguard__conf_encode(uint8_t *p, const struct raft_configuration *conf);
+int rguard__conf_decode(const uint8_t *p, size_t len, struct raft_configuration *conf);
 
 /* ---- envelope -------------------------------------------------------------------------------- */
 
 #define RGUARD_ENVELOPE_BYTES 16u
-void rguard__envelope_write(uint8_t* head, const void* cmd, size_t len);
+void rguard__envelope_write(uint8_t *head, const void *cmd, size_t len);
 /* 0, or RGUARD_ECHECKSUM when @buf is not one intact envelope. */
-int rguard__envelope_check(const void* buf, size_t len);
+int rguard__envelope_check(const void *buf, size_t len);
 
 /* ---- handover -------------------------------------------------------------------------------- */
 
@@ -70,7 +70,7 @@ struct rguard_gasp; /* the sealed page */
 
 struct rguard_handover_state
 {
-    struct rguard_gasp* gasp;
+    struct rguard_gasp *gasp;
     bool wanted;          /* a valid notice was received and has not been acted on */
     uint64_t wanted_term; /* term and leader it spoke of */
     uint64_t wanted_leader;
@@ -119,52 +119,52 @@ struct rguard_probation
 struct rguard_propose_req
 {
     struct raft_apply apply;
-    rguard_replica* rep;
+    rguard_replica *rep;
     rguard_propose_cb cb;
-    void* user;
+    void *user;
     size_t bytes;
-    struct rguard_propose_req* next;
+    struct rguard_propose_req *next;
 };
 
 struct rguard_read_req
 {
     rguard_read_cb cb;
-    void* user;
-    struct rguard_read_req* next;
+    void *user;
+    struct rguard_read_req *next;
 };
 
 struct rguard_append_req
 {
-    rguard_replica* rep;
-    struct raft_io_append* req;
+    rguard_replica *rep;
+    struct raft_io_append *req;
     raft_io_append_cb cb;
-    struct rguard_append_req* next;
+    struct rguard_append_req *next;
 };
 
 /* One message on its way to libraft's callback; AppendEntries may be several frames. */
 struct rguard_sending
 {
-    struct raft_io_send* req;
+    struct raft_io_send *req;
     raft_io_send_cb cb;
-    rguard_replica* rep;
+    rguard_replica *rep;
     unsigned parts; /* frames not yet written, and one while they are being queued */
     int status;
-    struct rguard_sending* next;
+    struct rguard_sending *next;
 };
 
 struct rguard_replica
 {
     struct rguard_replica_options opt;
     struct rguard_engine engine;
-    struct raft* raft;
+    struct raft *raft;
     struct raft_io io;
     struct raft_fsm fsm;
-    struct rguard_channel* channel;
-    const struct rguard_channel_ops* net;
-    rguard_wal* wal;
+    struct rguard_channel *channel;
+    const struct rguard_channel_ops *net;
+    rguard_wal *wal;
     struct rguard_wal_report wal_report;
-    struct rguard_disk* disk; /* snapshots */
-    rguard_window* window;    /* NULL when the engine keeps no arenas */
+    struct rguard_disk *disk; /* snapshots */
+    rguard_window *window;    /* NULL when the engine keeps no arenas */
     uint64_t nonce;
 
     /* io.c */
@@ -175,21 +175,21 @@ struct rguard_replica
     bool meta_dirty; /* term or vote is newer in memory than on disk: nothing may leave */
     uint64_t meta_term, meta_vote;
     struct rguard_rpc_out out;
-    struct rguard_append_req* append_free;
+    struct rguard_append_req *append_free;
     unsigned appends_in_flight;
     struct rguard_sending *sending_free, *sends_failed;
     int wal_close_status;
     struct raft_message vote; /* last RequestVote of the present candidacy, for reconnects */
-    struct rguard_wal_record* records;
+    struct rguard_wal_record *records;
     size_t records_cap;
 
     /* fsm.c */
-    const void* cmd;
+    const void *cmd;
     size_t cmd_len;
-    void* result;
+    void *result;
     volatile bool applying;
     uint64_t digest; /* after last_applied */
-    struct rguard_digest_at* digests;
+    struct rguard_digest_at *digests;
     uint64_t retry_index; /* entry of the last violation */
     unsigned retry_count;
 
@@ -206,10 +206,10 @@ struct rguard_replica
     unsigned turn_depth;
     bool started, closing, dead;
     struct rguard_peer peers[RGUARD_CHANNEL_MAX_PEERS];
-    void (*closed)(void* user);
-    void* closed_user;
+    void (*closed)(void *user);
+    void *closed_user;
     uint64_t close_deadline_ms;
-    struct rguard_propose_req* propose_free;
+    struct rguard_propose_req *propose_free;
     size_t inflight_bytes;
     struct rguard_read_req *reads_waiting, **reads_waiting_tail, *reads_running, *read_free;
     struct raft_barrier read_barrier, term_barrier;
@@ -219,73 +219,73 @@ struct rguard_replica
     uint64_t bad_envelopes, send_dropped;
 };
 
-void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
+void rguard__replica_log(rguard_replica *rep, int level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* replica.c: every call from the loop into libraft stands between these; the outermost end settles.
  */
-void rguard__turn_begin(rguard_replica* rep);
-void rguard__turn_end(rguard_replica* rep);
+void rguard__turn_begin(rguard_replica *rep);
+void rguard__turn_end(rguard_replica *rep);
 /* Records, sends the notice if this node leads, and ends the process with SIGABRT: rung R3. */
-__attribute__((noreturn)) void rguard__replica_die(rguard_replica* rep, const char* why);
+__attribute__((noreturn)) void rguard__replica_die(rguard_replica *rep, const char *why);
 
 /* io.c */
-void rguard__io_init(rguard_replica* rep);
-int rguard__io_meta_flush(rguard_replica* rep);
-void rguard__io_deliver(rguard_replica* rep, struct raft_message* m); /* into libraft, one turn */
-void rguard__io_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* body, size_t len);
-void rguard__io_link(void* user, uint64_t peer, bool up);
-void rguard__io_wal_turn(rguard_replica* rep);
-void rguard__io_sends_failed(rguard_replica* rep);
-void rguard__io_wal_arm(rguard_replica* rep);
+void rguard__io_init(rguard_replica *rep);
+int rguard__io_meta_flush(rguard_replica *rep);
+void rguard__io_deliver(rguard_replica *rep, struct raft_message *m); /* into libraft, one turn */
+void rguard__io_frame(void *user, uint64_t peer, uint16_t type, const uint8_t *body, size_t len);
+void rguard__io_link(void *user, uint64_t peer, bool up);
+void rguard__io_wal_turn(rguard_replica *rep);
+void rguard__io_sends_failed(rguard_replica *rep);
+void rguard__io_wal_arm(rguard_replica *rep);
 
 /* fsm.c */
-void rguard__fsm_init(rguard_replica* rep);
-const struct rguard_digest_at* rguard__digest_at(const rguard_replica* rep, uint64_t index);
+void rguard__fsm_init(rguard_replica *rep);
+const struct rguard_digest_at *rguard__digest_at(const rguard_replica *rep, uint64_t index);
 
 /* What libraft's in-memory log says; 0 when the index is not in it. */
-raft_term rguard__log_term(const struct raft* r, raft_index index);
-raft_index rguard__log_last(const struct raft* r);
+raft_term rguard__log_term(const struct raft *r, raft_index index);
+raft_index rguard__log_last(const struct raft *r);
 
 /* ladder.c: asserts that the move is allowed and that the invariant of the new state holds. */
-void rguard__ladder_move(rguard_replica* rep, uint32_t to);
+void rguard__ladder_move(rguard_replica *rep, uint32_t to);
 bool rguard__ladder_allows(uint32_t from, uint32_t to);
-bool rguard__may_campaign(const rguard_replica* rep);
+bool rguard__may_campaign(const rguard_replica *rep);
 
 /* handover.c */
-int rguard__handover_open(rguard_replica* rep);
-void rguard__handover_close(rguard_replica* rep);
-void rguard__handover_lead(rguard_replica* rep);   /* this node became leader */
-void rguard__handover_follow(rguard_replica* rep); /* it no longer is */
-void rguard__handover_acked(rguard_replica* rep, uint64_t peer, uint64_t index);
-unsigned rguard__gasp(rguard_replica* rep); /* async-signal-safe; peers reached */
-void rguard__handover_notice(void* user, const uint8_t* bytes, size_t len);
-void rguard__handover_poll(rguard_replica* rep); /* acts on a wanted campaign when it may */
+int rguard__handover_open(rguard_replica *rep);
+void rguard__handover_close(rguard_replica *rep);
+void rguard__handover_lead(rguard_replica *rep);   /* this node became leader */
+void rguard__handover_follow(rguard_replica *rep); /* it no longer is */
+void rguard__handover_acked(rguard_replica *rep, uint64_t peer, uint64_t index);
+unsigned rguard__gasp(rguard_replica *rep); /* async-signal-safe; peers reached */
+void rguard__handover_notice(void *user, const uint8_t *bytes, size_t len);
+void rguard__handover_poll(rguard_replica *rep); /* acts on a wanted campaign when it may */
 
 /* cures.c */
-bool rguard__cure_incoming(rguard_replica* rep, struct raft_message* m); /* false: held back */
-void rguard__cure_outgoing(rguard_replica* rep, struct raft_message* m);
-void rguard__cure_settle(rguard_replica* rep);
-void rguard__step_down(rguard_replica* rep); /* D1; also safe inside fsm.apply */
+bool rguard__cure_incoming(rguard_replica *rep, struct raft_message *m); /* false: held back */
+void rguard__cure_outgoing(rguard_replica *rep, struct raft_message *m);
+void rguard__cure_settle(rguard_replica *rep);
+void rguard__step_down(rguard_replica *rep); /* D1; also safe inside fsm.apply */
 
 /* probation.c */
-void rguard__probation_begin(rguard_replica* rep);
-void rguard__probation_ask(rguard_replica* rep);
-void rguard__probation_settle(rguard_replica* rep); /* answers what can be answered now */
-void rguard__probation_frame(rguard_replica* rep, uint64_t peer, uint16_t type, const uint8_t* body,
+void rguard__probation_begin(rguard_replica *rep);
+void rguard__probation_ask(rguard_replica *rep);
+void rguard__probation_settle(rguard_replica *rep); /* answers what can be answered now */
+void rguard__probation_frame(rguard_replica *rep, uint64_t peer, uint16_t type, const uint8_t *body,
                              size_t len);
 
 /* snapshot.c */
-int rguard__snapshot_load(rguard_replica* rep, struct raft_snapshot** out);
-int rguard__snapshot_put(struct raft_io* io, unsigned trailing, struct raft_io_snapshot_put* req,
-                         const struct raft_snapshot* snapshot, raft_io_snapshot_put_cb cb);
-int rguard__snapshot_get(struct raft_io* io, struct raft_io_snapshot_get* req,
+int rguard__snapshot_load(rguard_replica *rep, struct raft_snapshot **out);
+int rguard__snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
+                         const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb);
+int rguard__snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
                          raft_io_snapshot_get_cb cb);
 
 /* Little-endian scalars; every access to bytes of a file or a peer goes through these. */
-uint8_t* rguard__put32(uint8_t* p, uint32_t v);
-uint8_t* rguard__put64(uint8_t* p, uint64_t v);
-uint32_t rguard__get32(const uint8_t* p);
-uint64_t rguard__get64(const uint8_t* p);
+uint8_t *rguard__put32(uint8_t *p, uint32_t v);
+uint8_t *rguard__put64(uint8_t *p, uint64_t v);
+uint32_t rguard__get32(const uint8_t *p);
+uint64_t rguard__get64(const uint8_t *p);
 
 #endif

@@ -24,7 +24,7 @@
 
 /* ---- log, names ------------------------------------------------------------------------------ */
 
-void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
+void rguard__replica_log(rguard_replica *rep, int level, const char *fmt, ...)
 {
     char line[768];
     va_list args;
@@ -37,18 +37,18 @@ void rguard__replica_log(rguard_replica* rep, int level, const char* fmt, ...)
     rep->opt.log(rep->opt.log_user, level, line);
 }
 
-static void on_channel_log(void* user, int level, const char* line)
+static void on_channel_log(void *user, int level, const char *line)
 {
     rguard__replica_log(user, level, "%s", line);
 }
 
-const char* rguard_role_name(int role)
+const char *rguard_role_name(int role)
 {
-    static const char* const names[] = {"unknown", "follower", "candidate", "leader", "contained"};
+    static const char *const names[] = {"unknown", "follower", "candidate", "leader", "contained"};
     return role >= RGUARD_ROLE_FOLLOWER && role <= RGUARD_ROLE_CONTAINED ? names[role] : names[0];
 }
 
-void rguard__replica_die(rguard_replica* rep, const char* why)
+void rguard__replica_die(rguard_replica *rep, const char *why)
 {
     rguard__replica_log(rep, RGUARD_LOG_ERROR, "the process ends: %s", why);
     rguard__gasp(rep);
@@ -60,19 +60,19 @@ void rguard__replica_die(rguard_replica* rep, const char* why)
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
-static void finish_close(rguard_replica* rep);
+static void finish_close(rguard_replica *rep);
 
 /* D11: the barrier of the new term; also what makes entries of older terms commit without traffic. */
-static void on_term_barrier(struct raft_barrier* req, int status)
+static void on_term_barrier(struct raft_barrier *req, int status)
 {
-    rguard_replica* rep = req->data;
+    rguard_replica *rep = req->data;
     (void)status;
     rep->term_barrier_busy = false;
 }
 
-static void became_leader(rguard_replica* rep)
+static void became_leader(rguard_replica *rep)
 {
-    struct raft* r = rep->raft;
+    struct raft *r = rep->raft;
     rguard_trace(RGUARD_TRACE_LEADER, r->current_term, rguard__log_last(r), 0, 0);
     rguard__replica_log(rep, RGUARD_LOG_INFO, "leader of term %llu", r->current_term);
     rguard__handover_lead(rep);
@@ -92,9 +92,9 @@ static void became_leader(rguard_replica* rep)
 }
 
 /* libraft remembers the old leader over a change of term until the new one speaks: no news. */
-static void became_follower(rguard_replica* rep, uint64_t leader, bool news)
+static void became_follower(rguard_replica *rep, uint64_t leader, bool news)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     rguard_trace(RGUARD_TRACE_FOLLOWER, r->current_term, rguard__log_last(r), leader, 0);
     if (leader != 0 && news) {
         rguard__replica_log(rep, RGUARD_LOG_INFO, "follower of %llu in term %llu",
@@ -102,9 +102,9 @@ static void became_follower(rguard_replica* rep, uint64_t leader, bool news)
     }
 }
 
-static void observe(rguard_replica* rep)
+static void observe(rguard_replica *rep)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     int role = r->state;
     uint64_t leader = role == RAFT_FOLLOWER ? r->follower_state.current_leader.id : 0;
     bool changed = role != rep->seen_role || r->current_term != rep->seen_term;
@@ -140,22 +140,22 @@ struct fingerprint
     bool wanted;
 };
 
-static struct fingerprint fingerprint(const rguard_replica* rep)
+static struct fingerprint fingerprint(const rguard_replica *rep)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     return (struct fingerprint){
         r->current_term, rguard__log_last(r), r->last_stored,      r->last_applied,
         r->state,        rep->cures.n_held,   rep->handover.wanted};
 }
 
-static bool same(const struct fingerprint* a, const struct fingerprint* b)
+static bool same(const struct fingerprint *a, const struct fingerprint *b)
 {
     return a->term == b->term && a->last == b->last && a->stored == b->stored &&
            a->applied == b->applied && a->role == b->role && a->held == b->held &&
            a->wanted == b->wanted;
 }
 
-static void judge(rguard_replica* rep)
+static void judge(rguard_replica *rep)
 {
     if (rep->dead) {
         rguard__replica_die(rep, "its storage failed");
@@ -167,7 +167,7 @@ static void judge(rguard_replica* rep)
     }
 }
 
-static void settle(rguard_replica* rep)
+static void settle(rguard_replica *rep)
 {
     struct fingerprint before, after = fingerprint(rep);
     int rounds = 0;
@@ -191,12 +191,12 @@ static void settle(rguard_replica* rep)
     }
 }
 
-void rguard__turn_begin(rguard_replica* rep)
+void rguard__turn_begin(rguard_replica *rep)
 {
     rep->turn_depth++;
 }
 
-void rguard__turn_end(rguard_replica* rep)
+void rguard__turn_end(rguard_replica *rep)
 {
     RGUARD_ASSERT(rep->turn_depth > 0);
     if (rep->turn_depth == 1 && rep->started && rep->close_cb == NULL) {
@@ -207,7 +207,7 @@ void rguard__turn_end(rguard_replica* rep)
 
 /* ---- events of the loop ---------------------------------------------------------------------- */
 
-static void tick(rguard_replica* rep)
+static void tick(rguard_replica *rep)
 {
     rep->net->arm(rep->channel, RGUARD_TIMER_TICK, rep->tick_ms);
     if (rep->raft->state == RAFT_LEADER &&
@@ -221,11 +221,11 @@ static void tick(rguard_replica* rep)
     }
 }
 
-static void issue_read_barrier(rguard_replica* rep);
+static void issue_read_barrier(rguard_replica *rep);
 
-static void on_timer(void* user, enum rguard_timer which)
+static void on_timer(void *user, enum rguard_timer which)
 {
-    rguard_replica* rep = user;
+    rguard_replica *rep = user;
     if (!rep->started || rep->close_cb != NULL) {
         return;
     }
@@ -256,7 +256,7 @@ static void on_timer(void* user, enum rguard_timer which)
     rguard__turn_end(rep);
 }
 
-static void on_readable(void* user)
+static void on_readable(void *user)
 {
     rguard__turn_begin(user);
     rguard__turn_end(user);
@@ -281,12 +281,12 @@ static int from_raft(int status)
     }
 }
 
-static void on_applied(struct raft_apply* apply, int status, void* result)
+static void on_applied(struct raft_apply *apply, int status, void *result)
 {
-    struct rguard_propose_req* req = apply->data;
-    rguard_replica* rep = req->rep;
+    struct rguard_propose_req *req = apply->data;
+    rguard_replica *rep = req->rep;
     rguard_propose_cb cb = req->cb;
-    void* user = req->user;
+    void *user = req->user;
     uint64_t index = apply->index;
     rep->inflight_bytes -= req->bytes;
     req->next = rep->propose_free;
@@ -294,9 +294,9 @@ static void on_applied(struct raft_apply* apply, int status, void* result)
     cb(user, from_raft(status), status == 0 ? result : NULL, index);
 }
 
-static struct rguard_propose_req* propose_get(rguard_replica* rep)
+static struct rguard_propose_req *propose_get(rguard_replica *rep)
 {
-    struct rguard_propose_req* req = rep->propose_free;
+    struct rguard_propose_req *req = rep->propose_free;
     if (req != NULL) {
         rep->propose_free = req->next;
         return req;
@@ -304,7 +304,7 @@ static struct rguard_propose_req* propose_get(rguard_replica* rep)
     return malloc(sizeof *req);
 }
 
-static int may_serve(const rguard_replica* rep)
+static int may_serve(const rguard_replica *rep)
 {
     if (!rep->started || rep->closing || rep->muted) {
         return RGUARD_ESTATE;
@@ -312,8 +312,8 @@ static int may_serve(const rguard_replica* rep)
     return rep->raft->state == RAFT_LEADER ? 0 : RGUARD_ENOTLEADER;
 }
 
-int rguard_propose(rguard_replica* rep, const void* cmd, size_t len, rguard_propose_cb cb,
-                   void* user)
+int rguard_propose(rguard_replica *rep, const void *cmd, size_t len, rguard_propose_cb cb,
+                   void *user)
 {
     int rv = may_serve(rep);
     if (rv != 0) {
@@ -326,14 +326,14 @@ int rguard_propose(rguard_replica* rep, const void* cmd, size_t len, rguard_prop
     if (rep->inflight_bytes + bytes > rep->opt.max_inflight_bytes) {
         return RGUARD_EBUSY;
     }
-    struct rguard_propose_req* req = propose_get(rep);
+    struct rguard_propose_req *req = propose_get(rep);
     struct raft_buffer buf = {.base = raft_malloc(bytes), .len = bytes};
     if (req == NULL || buf.base == NULL) {
         rv = -ENOMEM;
         goto err;
     }
     if (len > 0) {
-        memcpy((uint8_t*)buf.base + RGUARD_ENVELOPE_BYTES, cmd, len);
+        memcpy((uint8_t *)buf.base + RGUARD_ENVELOPE_BYTES, cmd, len);
     }
     rguard__envelope_write(buf.base, cmd, len);
     *req = (struct rguard_propose_req){.rep = rep, .cb = cb, .user = user, .bytes = bytes};
@@ -360,12 +360,12 @@ err:
 
 /* ---- reads ----------------------------------------------------------------------------------- */
 
-static void reads_complete(rguard_replica* rep, struct rguard_read_req* list, int status)
+static void reads_complete(rguard_replica *rep, struct rguard_read_req *list, int status)
 {
     while (list != NULL) {
-        struct rguard_read_req* req = list;
+        struct rguard_read_req *req = list;
         rguard_read_cb cb = req->cb;
-        void* user = req->user;
+        void *user = req->user;
         list = req->next;
         req->next = rep->read_free;
         rep->read_free = req;
@@ -373,18 +373,18 @@ static void reads_complete(rguard_replica* rep, struct rguard_read_req* list, in
     }
 }
 
-static struct rguard_read_req* reads_take(rguard_replica* rep)
+static struct rguard_read_req *reads_take(rguard_replica *rep)
 {
-    struct rguard_read_req* list = rep->reads_waiting;
+    struct rguard_read_req *list = rep->reads_waiting;
     rep->reads_waiting = NULL;
     rep->reads_waiting_tail = &rep->reads_waiting;
     return list;
 }
 
-static void on_read_barrier(struct raft_barrier* req, int status)
+static void on_read_barrier(struct raft_barrier *req, int status)
 {
-    rguard_replica* rep = req->data;
-    struct rguard_read_req* list = rep->reads_running;
+    rguard_replica *rep = req->data;
+    struct rguard_read_req *list = rep->reads_running;
     rep->reads_running = NULL;
     rep->read_barrier_busy = false;
     if (rep->reads_waiting != NULL) {
@@ -394,7 +394,7 @@ static void on_read_barrier(struct raft_barrier* req, int status)
 }
 
 /* Everything that waits now shares one barrier, appended after they all arrived. */
-static void issue_read_barrier(rguard_replica* rep)
+static void issue_read_barrier(rguard_replica *rep)
 {
     if (rep->read_barrier_busy || rep->reads_waiting == NULL) {
         return;
@@ -409,7 +409,7 @@ static void issue_read_barrier(rguard_replica* rep)
             return;
         }
         rep->read_barrier_busy = false;
-        struct rguard_read_req* list = rep->reads_running;
+        struct rguard_read_req *list = rep->reads_running;
         rep->reads_running = NULL;
         reads_complete(rep, list, from_raft(rv));
         return;
@@ -417,13 +417,13 @@ static void issue_read_barrier(rguard_replica* rep)
     reads_complete(rep, reads_take(rep), rv);
 }
 
-int rguard_read_barrier(rguard_replica* rep, rguard_read_cb cb, void* user)
+int rguard_read_barrier(rguard_replica *rep, rguard_read_cb cb, void *user)
 {
     int rv = may_serve(rep);
     if (rv != 0) {
         return rv;
     }
-    struct rguard_read_req* req = rep->read_free;
+    struct rguard_read_req *req = rep->read_free;
     if (req != NULL) {
         rep->read_free = req->next;
     } else {
@@ -443,7 +443,7 @@ int rguard_read_barrier(rguard_replica* rep, rguard_read_cb cb, void* user)
 
 /* ---- handover, information ------------------------------------------------------------------- */
 
-int rguard_handover(rguard_replica* rep)
+int rguard_handover(rguard_replica *rep)
 {
     int rv = may_serve(rep);
     if (rv == 0 && rguard__gasp(rep) == 0) {
@@ -452,7 +452,7 @@ int rguard_handover(rguard_replica* rep)
     return rv;
 }
 
-static int role_of(const rguard_replica* rep)
+static int role_of(const rguard_replica *rep)
 {
     if (rep->muted || rep->raft->state == RAFT_UNAVAILABLE) {
         return RGUARD_ROLE_CONTAINED;
@@ -462,11 +462,11 @@ static int role_of(const rguard_replica* rep)
                                                 : RGUARD_ROLE_FOLLOWER;
 }
 
-int rguard_replica_info(rguard_replica* rep, struct rguard_replica_info* info)
+int rguard_replica_info(rguard_replica *rep, struct rguard_replica_info *info)
 {
-    const struct raft* r = rep->raft;
+    const struct raft *r = rep->raft;
     raft_id leader = 0;
-    const char* address = NULL;
+    const char *address = NULL;
     if (info->size != sizeof *info) {
         return -EINVAL;
     }
@@ -502,10 +502,10 @@ int rguard_replica_info(rguard_replica* rep, struct rguard_replica_info* info)
 
 /* ---- open ------------------------------------------------------------------------------------ */
 
-static int fail(char* errmsg, size_t cap, int rv, const char* fmt, ...)
+static int fail(char *errmsg, size_t cap, int rv, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-static int fail(char* errmsg, size_t cap, int rv, const char* fmt, ...)
+static int fail(char *errmsg, size_t cap, int rv, const char *fmt, ...)
 {
     va_list args;
     if (errmsg != NULL && cap > 0) {
@@ -517,11 +517,11 @@ static int fail(char* errmsg, size_t cap, int rv, const char* fmt, ...)
 }
 
 /* struct raft is read and written here: another layout would be memory corruption by ourselves. */
-static int check_libraft(char* errmsg, size_t cap)
+static int check_libraft(char *errmsg, size_t cap)
 {
     Dl_info info;
     if (dlsym(RTLD_DEFAULT, "raft_version_number") != NULL ||
-        (dladdr((void*)(uintptr_t)raft_init, &info) != 0 && info.dli_fname != NULL &&
+        (dladdr((void *)(uintptr_t)raft_init, &info) != 0 && info.dli_fname != NULL &&
          strstr(info.dli_fname, "libraft.so") != NULL &&
          strstr(info.dli_fname, "libraft.so.2") == NULL)) {
         return fail(errmsg, cap, RGUARD_EUNSUPPORTED,
@@ -530,7 +530,7 @@ static int check_libraft(char* errmsg, size_t cap)
     return 0;
 }
 
-static int check_options(const struct rguard_replica_options* o, char* errmsg, size_t cap)
+static int check_options(const struct rguard_replica_options *o, char *errmsg, size_t cap)
 {
     bool self = o->n_peers == 0;
     if (o->size != sizeof *o || o->raft == NULL || o->loop == NULL || o->dir == NULL ||
@@ -568,7 +568,7 @@ static int check_options(const struct rguard_replica_options* o, char* errmsg, s
     return 0;
 }
 
-static void copy_options(rguard_replica* rep, const struct rguard_replica_options* o)
+static void copy_options(rguard_replica *rep, const struct rguard_replica_options *o)
 {
     rep->opt = *o;
     rep->engine = *o->engine;
@@ -589,7 +589,7 @@ static void copy_options(rguard_replica* rep, const struct rguard_replica_option
     rep->ladder = RGUARD_LADDER_SERVING;
 }
 
-static int open_storage(rguard_replica* rep, char* errmsg, size_t cap)
+static int open_storage(rguard_replica *rep, char *errmsg, size_t cap)
 {
     struct rguard_wal_options wal = {.size = sizeof wal,
                                      .node_id = rep->opt.id,
@@ -617,7 +617,7 @@ static int open_storage(rguard_replica* rep, char* errmsg, size_t cap)
     return 0;
 }
 
-static int open_channel(rguard_replica* rep, char* errmsg, size_t cap)
+static int open_channel(rguard_replica *rep, char *errmsg, size_t cap)
 {
     struct rguard_channel_config config = {
         .id = rep->opt.id,
@@ -646,7 +646,7 @@ static int open_channel(rguard_replica* rep, char* errmsg, size_t cap)
     return 0;
 }
 
-static int open_guard(rguard_replica* rep, char* errmsg, size_t cap)
+static int open_guard(rguard_replica *rep, char *errmsg, size_t cap)
 {
     struct rguard_guard_options guard = {.size = sizeof guard,
                                          .keep_signals = rep->opt.keep_signals};
@@ -667,15 +667,15 @@ static int open_guard(rguard_replica* rep, char* errmsg, size_t cap)
     return 0;
 }
 
-static void close_guard(rguard_replica* rep)
+static void close_guard(rguard_replica *rep)
 {
     rguard_window_destroy(rep->window);
     rguard_guard_fini();
 }
 
-static void configure_raft(rguard_replica* rep)
+static void configure_raft(rguard_replica *rep)
 {
-    struct raft* r = rep->raft;
+    struct raft *r = rep->raft;
     r->data = rep;
     raft_set_election_timeout(r, rep->opt.election_ms);
     raft_set_heartbeat_timeout(r, rep->opt.heartbeat_ms);
@@ -685,10 +685,10 @@ static void configure_raft(rguard_replica* rep)
     raft_set_pre_vote(r, true);
 }
 
-static void free_lists(rguard_replica* rep);
+static void free_lists(rguard_replica *rep);
 
-int rguard_replica_open(const struct rguard_replica_options* options, rguard_replica** out,
-                        char* errmsg, size_t errmsg_cap)
+int rguard_replica_open(const struct rguard_replica_options *options, rguard_replica **out,
+                        char *errmsg, size_t errmsg_cap)
 {
     int rv = check_options(options, errmsg, errmsg_cap);
     if (rv == 0) {
@@ -697,7 +697,7 @@ int rguard_replica_open(const struct rguard_replica_options* options, rguard_rep
     if (rv != 0) {
         return rv;
     }
-    rguard_replica* rep = calloc(1, sizeof *rep);
+    rguard_replica *rep = calloc(1, sizeof *rep);
     if (rep == NULL) {
         return -ENOMEM;
     }
@@ -754,7 +754,7 @@ err:
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
-static int bootstrap(rguard_replica* rep)
+static int bootstrap(rguard_replica *rep)
 {
     struct raft_configuration conf;
     uint64_t term, vote;
@@ -775,7 +775,7 @@ static int bootstrap(rguard_replica* rep)
     return rv;
 }
 
-int rguard_replica_start(rguard_replica* rep, char* errmsg, size_t errmsg_cap)
+int rguard_replica_start(rguard_replica *rep, char *errmsg, size_t errmsg_cap)
 {
     if (rep->started || rep->closing) {
         return fail(errmsg, errmsg_cap, RGUARD_ESTATE, "already started");
@@ -800,11 +800,11 @@ int rguard_replica_start(rguard_replica* rep, char* errmsg, size_t errmsg_cap)
 
 /* ---- close ----------------------------------------------------------------------------------- */
 
-static void free_lists(rguard_replica* rep)
+static void free_lists(rguard_replica *rep)
 {
 #define FREE_LIST(head)              \
     while (rep->head != NULL) {      \
-        void* node = rep->head;      \
+        void *node = rep->head;      \
         rep->head = rep->head->next; \
         free(node);                  \
     }
@@ -822,11 +822,11 @@ static void free_lists(rguard_replica* rep)
     free(rep);
 }
 
-static void on_raft_closed(struct raft* r)
+static void on_raft_closed(struct raft *r)
 {
-    rguard_replica* rep = r->data;
-    void (*closed)(void* user) = rep->closed;
-    void* user = rep->closed_user;
+    rguard_replica *rep = r->data;
+    void (*closed)(void *user) = rep->closed;
+    void *user = rep->closed_user;
     reads_complete(rep, rep->reads_running, RGUARD_ECANCELED);
     reads_complete(rep, reads_take(rep), RGUARD_ECANCELED);
     rguard__handover_close(rep);
@@ -838,7 +838,7 @@ static void on_raft_closed(struct raft* r)
     }
 }
 
-static void finish_close(rguard_replica* rep)
+static void finish_close(rguard_replica *rep)
 {
     if (rep->close_cb == NULL) {
         rguard__handover_follow(rep);
@@ -848,7 +848,7 @@ static void finish_close(rguard_replica* rep)
 
 /* A leader tells its followers and waits, for half an election timeout at most, until one has taken
  * over: a planned restart then costs the clients milliseconds. */
-void rguard_replica_close(rguard_replica* rep, void (*cb)(void* user), void* user)
+void rguard_replica_close(rguard_replica *rep, void (*cb)(void *user), void *user)
 {
     if (rep->closing) {
         return;

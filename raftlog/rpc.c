@@ -30,7 +30,7 @@
 
 enum { FLAG_DISRUPT = 1, FLAG_PRE_VOTE = 2 };
 
-uint8_t* rguard__put32(uint8_t* p, uint32_t v)
+uint8_t *rguard__put32(uint8_t *p, uint32_t v)
 {
     for (int i = 0; i < 4; i++) {
         p[i] = (uint8_t)(v >> (8 * i));
@@ -38,29 +38,29 @@ uint8_t* rguard__put32(uint8_t* p, uint32_t v)
     return p + 4;
 }
 
-uint8_t* rguard__put64(uint8_t* p, uint64_t v)
+uint8_t *rguard__put64(uint8_t *p, uint64_t v)
 {
     return rguard__put32(rguard__put32(p, (uint32_t)v), (uint32_t)(v >> 32));
 }
 
-uint32_t rguard__get32(const uint8_t* p)
+uint32_t rguard__get32(const uint8_t *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-uint64_t rguard__get64(const uint8_t* p)
+uint64_t rguard__get64(const uint8_t *p)
 {
     return rguard__get32(p) | (uint64_t)rguard__get32(p + 4) << 32;
 }
 
 /* ---- envelope: {magic u32, crc32c(length, command) u32, length u32, 0 u32} command ----------- */
 
-static uint32_t envelope_crc(const uint8_t* head, const void* cmd, size_t len)
+static uint32_t envelope_crc(const uint8_t *head, const void *cmd, size_t len)
 {
     return rguard_crc32c(rguard_crc32c(0, head + 8, 8), cmd, len);
 }
 
-void rguard__envelope_write(uint8_t* head, const void* cmd, size_t len)
+void rguard__envelope_write(uint8_t *head, const void *cmd, size_t len)
 {
     rguard__put32(head, ENVELOPE_MAGIC);
     rguard__put32(head + 8, (uint32_t)len);
@@ -68,9 +68,9 @@ void rguard__envelope_write(uint8_t* head, const void* cmd, size_t len)
     rguard__put32(head + 4, envelope_crc(head, cmd, len));
 }
 
-int rguard__envelope_check(const void* buf, size_t len)
+int rguard__envelope_check(const void *buf, size_t len)
 {
-    const uint8_t* head = buf;
+    const uint8_t *head = buf;
     if (RGUARD_TEST_OFF("envelope")) {
         return 0;
     }
@@ -85,7 +85,7 @@ int rguard__envelope_check(const void* buf, size_t len)
 
 /* ---- configurations -------------------------------------------------------------------------- */
 
-size_t rguard__conf_size(const struct raft_configuration* conf)
+size_t rguard__conf_size(const struct raft_configuration *conf)
 {
     size_t n = 4;
     for (unsigned i = 0; i < conf->n; i++) {
@@ -94,11 +94,11 @@ size_t rguard__conf_size(const struct raft_configuration* conf)
     return n;
 }
 
-uint8_t* rguard__conf_encode(uint8_t* p, const struct raft_configuration* conf)
+uint8_t *rguard__conf_encode(uint8_t *p, const struct raft_configuration *conf)
 {
     p = rguard__put32(p, conf->n);
     for (unsigned i = 0; i < conf->n; i++) {
-        const struct raft_server* s = &conf->servers[i];
+        const struct raft_server *s = &conf->servers[i];
         size_t len = strlen(s->address);
         p = rguard__put64(p, s->id);
         p = rguard__put32(p, (uint32_t)s->role);
@@ -110,7 +110,7 @@ uint8_t* rguard__conf_encode(uint8_t* p, const struct raft_configuration* conf)
 }
 
 /* @return bytes consumed, or negative. */
-static int conf_decode_server(const uint8_t* p, size_t left, struct raft_configuration* conf)
+static int conf_decode_server(const uint8_t *p, size_t left, struct raft_configuration *conf)
 {
     char address[RGUARD_MAX_ADDRESS];
     if (left < 16) {
@@ -131,7 +131,7 @@ static int conf_decode_server(const uint8_t* p, size_t left, struct raft_configu
     return (int)(16 + len);
 }
 
-int rguard__conf_decode(const uint8_t* p, size_t len, struct raft_configuration* conf)
+int rguard__conf_decode(const uint8_t *p, size_t len, struct raft_configuration *conf)
 {
     int rv = RGUARD_EPROTO;
     raft_configuration_init(conf);
@@ -139,7 +139,7 @@ int rguard__conf_decode(const uint8_t* p, size_t len, struct raft_configuration*
         return rv;
     }
     uint32_t n = rguard__get32(p);
-    const uint8_t* end = p + len;
+    const uint8_t *end = p + len;
     p += 4;
     if (n > MAX_SERVERS) {
         return rv;
@@ -164,11 +164,11 @@ err:
 
 /* ---- encoding -------------------------------------------------------------------------------- */
 
-static int reserve(struct rguard_rpc_out* out, size_t len)
+static int reserve(struct rguard_rpc_out *out, size_t len)
 {
     if (len > out->cap) {
         size_t cap = len + len / 2;
-        uint8_t* bytes = realloc(out->bytes, cap);
+        uint8_t *bytes = realloc(out->bytes, cap);
         if (bytes == NULL) {
             return -ENOMEM;
         }
@@ -179,7 +179,7 @@ static int reserve(struct rguard_rpc_out* out, size_t len)
     return 0;
 }
 
-static int encode_append(struct rguard_rpc_out* out, const struct raft_append_entries* a,
+static int encode_append(struct rguard_rpc_out *out, const struct raft_append_entries *a,
                          unsigned first, unsigned n)
 {
     size_t bytes = APPEND_HEAD + (size_t)n * ENTRY_BYTES;
@@ -191,7 +191,7 @@ static int encode_append(struct rguard_rpc_out* out, const struct raft_append_en
         return rv;
     }
     raft_term prev_term = first == 0 ? a->prev_log_term : a->entries[first - 1].term;
-    uint8_t* p = rguard__put64(out->bytes, a->term);
+    uint8_t *p = rguard__put64(out->bytes, a->term);
     p = rguard__put64(p, a->prev_log_index + first);
     p = rguard__put64(p, prev_term);
     p = rguard__put64(p, a->leader_commit);
@@ -210,14 +210,14 @@ static int encode_append(struct rguard_rpc_out* out, const struct raft_append_en
     return 0;
 }
 
-static int encode_install(struct rguard_rpc_out* out, const struct raft_install_snapshot* s)
+static int encode_install(struct rguard_rpc_out *out, const struct raft_install_snapshot *s)
 {
     size_t conf = rguard__conf_size(&s->conf);
     int rv = reserve(out, INSTALL_HEAD + conf);
     if (rv != 0) {
         return rv;
     }
-    uint8_t* p = rguard__put64(out->bytes, s->term);
+    uint8_t *p = rguard__put64(out->bytes, s->term);
     p = rguard__put64(p, s->last_index);
     p = rguard__put64(p, s->last_term);
     p = rguard__put64(p, s->conf_index);
@@ -226,7 +226,7 @@ static int encode_install(struct rguard_rpc_out* out, const struct raft_install_
     return 0;
 }
 
-static uint8_t* put64s(uint8_t* p, int n, const uint64_t* v)
+static uint8_t *put64s(uint8_t *p, int n, const uint64_t *v)
 {
     for (int i = 0; i < n; i++) {
         p = rguard__put64(p, v[i]);
@@ -234,7 +234,7 @@ static uint8_t* put64s(uint8_t* p, int n, const uint64_t* v)
     return p;
 }
 
-int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m, unsigned first,
+int rguard__rpc_encode(struct rguard_rpc_out *out, const struct raft_message *m, unsigned first,
                        unsigned n)
 {
     if (m->type == RAFT_IO_APPEND_ENTRIES) {
@@ -244,18 +244,18 @@ int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m,
         return encode_install(out, &m->install_snapshot);
     }
     int rv = reserve(out, 64);
-    uint8_t* p = out->bytes;
+    uint8_t *p = out->bytes;
     if (rv != 0) {
         return rv;
     }
     switch (m->type) {
         case RAFT_IO_APPEND_ENTRIES_RESULT: {
-            const struct raft_append_entries_result* r = &m->append_entries_result;
+            const struct raft_append_entries_result *r = &m->append_entries_result;
             p = put64s(p, 3, (uint64_t[]){r->term, r->rejected, r->last_log_index});
             break;
         }
         case RAFT_IO_REQUEST_VOTE: {
-            const struct raft_request_vote* v = &m->request_vote;
+            const struct raft_request_vote *v = &m->request_vote;
             p = put64s(p, 4,
                        (uint64_t[]){v->term, v->candidate_id, v->last_log_index, v->last_log_term});
             p = rguard__put32(p, (v->disrupt_leader ? (uint32_t)FLAG_DISRUPT : 0u) |
@@ -263,7 +263,7 @@ int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m,
             break;
         }
         case RAFT_IO_REQUEST_VOTE_RESULT: {
-            const struct raft_request_vote_result* v = &m->request_vote_result;
+            const struct raft_request_vote_result *v = &m->request_vote_result;
             p = rguard__put64(p, v->term);
             p = rguard__put32(p, v->vote_granted);
             p = rguard__put32(p, (uint32_t)v->pre_vote);
@@ -279,7 +279,7 @@ int rguard__rpc_encode(struct rguard_rpc_out* out, const struct raft_message* m,
 /* ---- decoding -------------------------------------------------------------------------------- */
 
 /* libraft frees a batch when none of its entries is referenced any more: all bytes go in one. */
-static int decode_append(const uint8_t* p, size_t len, struct raft_append_entries* a)
+static int decode_append(const uint8_t *p, size_t len, struct raft_append_entries *a)
 {
     if (len < APPEND_HEAD) {
         return RGUARD_EPROTO;
@@ -288,8 +288,8 @@ static int decode_append(const uint8_t* p, size_t len, struct raft_append_entrie
     if (n > RGUARD_MAX_ENTRIES || (size_t)n * ENTRY_BYTES > len - APPEND_HEAD) {
         return RGUARD_EPROTO;
     }
-    const uint8_t* table = p + APPEND_HEAD;
-    const uint8_t* data = table + (size_t)n * ENTRY_BYTES;
+    const uint8_t *table = p + APPEND_HEAD;
+    const uint8_t *data = table + (size_t)n * ENTRY_BYTES;
     size_t bytes = (size_t)(p + len - data);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -312,16 +312,16 @@ static int decode_append(const uint8_t* p, size_t len, struct raft_append_entrie
         return 0;
     }
     a->entries = raft_calloc(n, sizeof *a->entries);
-    uint8_t* batch = raft_malloc(bytes > 0 ? bytes : 1);
+    uint8_t *batch = raft_malloc(bytes > 0 ? bytes : 1);
     if (a->entries == NULL || batch == NULL) {
         raft_free(a->entries);
         raft_free(batch);
         return -ENOMEM;
     }
     memcpy(batch, data, bytes);
-    uint8_t* at = batch;
+    uint8_t *at = batch;
     for (uint32_t i = 0; i < n; i++) {
-        struct raft_entry* e = &a->entries[i];
+        struct raft_entry *e = &a->entries[i];
         e->term = rguard__get64(table + i * ENTRY_BYTES);
         e->type = (unsigned short)rguard__get32(table + i * ENTRY_BYTES + 8);
         e->buf.len = rguard__get32(table + i * ENTRY_BYTES + 12);
@@ -332,7 +332,7 @@ static int decode_append(const uint8_t* p, size_t len, struct raft_append_entrie
     return 0;
 }
 
-static int decode_install(const uint8_t* p, size_t len, struct raft_install_snapshot* s)
+static int decode_install(const uint8_t *p, size_t len, struct raft_install_snapshot *s)
 {
     if (len < INSTALL_HEAD) {
         return RGUARD_EPROTO;
@@ -359,7 +359,7 @@ static int decode_install(const uint8_t* p, size_t len, struct raft_install_snap
     return 0;
 }
 
-static int decode_vote_result(const uint8_t* p, size_t len, struct raft_request_vote_result* v)
+static int decode_vote_result(const uint8_t *p, size_t len, struct raft_request_vote_result *v)
 {
     if (len != 16 || rguard__get32(p + 8) > 1 || rguard__get32(p + 12) > raft_tribool_false) {
         return RGUARD_EPROTO;
@@ -370,7 +370,7 @@ static int decode_vote_result(const uint8_t* p, size_t len, struct raft_request_
     return 0;
 }
 
-int rguard__rpc_decode(uint16_t type, const uint8_t* p, size_t len, struct raft_message* m)
+int rguard__rpc_decode(uint16_t type, const uint8_t *p, size_t len, struct raft_message *m)
 {
     memset(m, 0, sizeof *m);
     m->type = type;
@@ -407,7 +407,7 @@ int rguard__rpc_decode(uint16_t type, const uint8_t* p, size_t len, struct raft_
     }
 }
 
-void rguard__rpc_discard(struct raft_message* m)
+void rguard__rpc_discard(struct raft_message *m)
 {
     if (m->type == RAFT_IO_APPEND_ENTRIES && m->append_entries.entries != NULL) {
         raft_free(m->append_entries.entries[0].batch);

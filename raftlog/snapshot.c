@@ -43,9 +43,9 @@ static void file_name(char name[64], uint64_t index, uint64_t term)
     snprintf(name, 64, "snapshot-%020" PRIu64 "-%020" PRIu64, index, term);
 }
 
-static int list_one(void* user, const char* name)
+static int list_one(void *user, const char *name)
 {
-    struct listing* l = user;
+    struct listing *l = user;
     struct found f;
     char again[64];
     if (sscanf(name, "snapshot-%20" SCNu64 "-%20" SCNu64, &f.index, &f.term) != 2) {
@@ -58,15 +58,15 @@ static int list_one(void* user, const char* name)
     return 0;
 }
 
-static int newest_first(const void* a, const void* b)
+static int newest_first(const void *a, const void *b)
 {
-    const struct found* x = a;
-    const struct found* y = b;
+    const struct found *x = a;
+    const struct found *y = b;
     return x->index != y->index ? (x->index < y->index ? 1 : -1)
                                 : (x->term < y->term) - (x->term > y->term);
 }
 
-static int list_snapshots(struct rguard_disk* d, struct listing* l)
+static int list_snapshots(struct rguard_disk *d, struct listing *l)
 {
     l->n = 0;
     int rv = d->ops->list(d, list_one, l);
@@ -74,7 +74,7 @@ static int list_snapshots(struct rguard_disk* d, struct listing* l)
     return rv;
 }
 
-static uint32_t head_crc(const uint8_t* head)
+static uint32_t head_crc(const uint8_t *head)
 {
     return rguard_crc32c(rguard_crc32c(0, head, 52), head + 56, 8);
 }
@@ -82,13 +82,13 @@ static uint32_t head_crc(const uint8_t* head)
 /* ---- bytes ----------------------------------------------------------------------------------- */
 
 /* Called on the worker; @snapshot stays valid until libraft's callback. */
-static int store(struct rguard_disk* d, const struct raft_snapshot* s)
+static int store(struct rguard_disk *d, const struct raft_snapshot *s)
 {
     char name[64];
     uint8_t head[HEAD_BYTES];
     size_t conf_len = rguard__conf_size(&s->configuration);
-    uint8_t* conf = malloc(conf_len);
-    struct iovec* iov = calloc(s->n_bufs + 2u, sizeof *iov);
+    uint8_t *conf = malloc(conf_len);
+    struct iovec *iov = calloc(s->n_bufs + 2u, sizeof *iov);
     int rv = -ENOMEM;
     uint64_t data_len = 0;
     uint32_t data_crc = 0;
@@ -105,7 +105,7 @@ static int store(struct rguard_disk* d, const struct raft_snapshot* s)
         goto out;
     }
     rguard__conf_encode(conf, &s->configuration);
-    uint8_t* p = rguard__put64(head, SNAPSHOT_MAGIC);
+    uint8_t *p = rguard__put64(head, SNAPSHOT_MAGIC);
     p = rguard__put64(p, s->index);
     p = rguard__put64(p, s->term);
     p = rguard__put64(p, data_len);
@@ -126,7 +126,7 @@ out:
 }
 
 /* @return 0 when the three checksums match. */
-static int validate(const uint8_t* p, size_t len, const struct found* f)
+static int validate(const uint8_t *p, size_t len, const struct found *f)
 {
     if (len < HEAD_BYTES || rguard__get64(p) != SNAPSHOT_MAGIC ||
         rguard__get32(p + 52) != head_crc(p)) {
@@ -147,7 +147,7 @@ static int validate(const uint8_t* p, size_t len, const struct found* f)
     return 0;
 }
 
-static int parse(const uint8_t* p, size_t len, const struct found* f, struct raft_snapshot** out)
+static int parse(const uint8_t *p, size_t len, const struct found *f, struct raft_snapshot **out)
 {
     int rv = validate(p, len, f);
     if (rv != 0) {
@@ -155,7 +155,7 @@ static int parse(const uint8_t* p, size_t len, const struct found* f, struct raf
     }
     size_t conf_len = rguard__get64(p + 40);
     size_t data_len = rguard__get64(p + 24);
-    struct raft_snapshot* s = raft_calloc(1, sizeof *s);
+    struct raft_snapshot *s = raft_calloc(1, sizeof *s);
     if (s == NULL) {
         return -ENOMEM;
     }
@@ -189,10 +189,10 @@ err:
     return rv;
 }
 
-static int load_file(struct rguard_disk* d, const struct found* f, struct raft_snapshot** out)
+static int load_file(struct rguard_disk *d, const struct found *f, struct raft_snapshot **out)
 {
     char name[64];
-    void* data;
+    void *data;
     size_t len;
     file_name(name, f->index, f->term);
     int rv = rguard__disk_read_file(d, name, MAX_SNAPSHOT + (1u << 20), &data, &len);
@@ -207,7 +207,7 @@ static int load_file(struct rguard_disk* d, const struct found* f, struct raft_s
 /* Newest valid one, or 0 with *out NULL when there is none at all. A damaged newest one is an error
  * unless an older one can take its place with the log reaching back to it, which the caller checks.
  */
-static int load_newest(struct rguard_disk* d, struct raft_snapshot** out, char bad[64])
+static int load_newest(struct rguard_disk *d, struct raft_snapshot **out, char bad[64])
 {
     struct listing l;
     int rv = list_snapshots(d, &l);
@@ -228,7 +228,7 @@ static int load_newest(struct rguard_disk* d, struct raft_snapshot** out, char b
     return l.n > 0 ? rv : 0;
 }
 
-int rguard__snapshot_load(rguard_replica* rep, struct raft_snapshot** out)
+int rguard__snapshot_load(rguard_replica *rep, struct raft_snapshot **out)
 {
     char bad[64];
     int rv = load_newest(rep->disk, out, bad);
@@ -243,17 +243,17 @@ int rguard__snapshot_load(rguard_replica* rep, struct raft_snapshot** out)
 
 struct put
 {
-    rguard_replica* rep;
+    rguard_replica *rep;
     unsigned trailing;
-    struct raft_io_snapshot_put* req;
-    const struct raft_snapshot* snapshot;
+    struct raft_io_snapshot_put *req;
+    const struct raft_snapshot *snapshot;
     raft_io_snapshot_put_cb cb;
     int status;
 };
 
-static void put_work(void* user)
+static void put_work(void *user)
 {
-    struct put* p = user;
+    struct put *p = user;
     struct listing l;
     p->status = store(p->rep->disk, p->snapshot);
     if (p->status != 0 || list_snapshots(p->rep->disk, &l) != 0) {
@@ -269,7 +269,7 @@ static void put_work(void* user)
 /* trailing 0: the snapshot came from the leader and replaces the log. Otherwise the log keeps
  * @trailing entries behind the OLDER of the two snapshots kept, so that either can be replayed
  * from. */
-static int trim_log(rguard_replica* rep, const struct raft_snapshot* s, unsigned trailing)
+static int trim_log(rguard_replica *rep, const struct raft_snapshot *s, unsigned trailing)
 {
     struct listing l;
     if (trailing == 0) {
@@ -284,10 +284,10 @@ static int trim_log(rguard_replica* rep, const struct raft_snapshot* s, unsigned
     return rguard_wal_truncate_prefix(rep->wal, upto - trailing);
 }
 
-static void put_done(void* user)
+static void put_done(void *user)
 {
-    struct put* p = user;
-    rguard_replica* rep = p->rep;
+    struct put *p = user;
+    rguard_replica *rep = p->rep;
     rguard__turn_begin(rep);
     if (p->status == 0 && !rep->dead) {
         p->status = trim_log(rep, p->snapshot, p->trailing);
@@ -301,11 +301,11 @@ static void put_done(void* user)
     rguard__turn_end(rep);
 }
 
-int rguard__snapshot_put(struct raft_io* io, unsigned trailing, struct raft_io_snapshot_put* req,
-                         const struct raft_snapshot* snapshot, raft_io_snapshot_put_cb cb)
+int rguard__snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
+                         const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
 {
-    rguard_replica* rep = io->impl;
-    struct put* p = malloc(sizeof *p);
+    rguard_replica *rep = io->impl;
+    struct put *p = malloc(sizeof *p);
     if (p == NULL) {
         return RAFT_NOMEM;
     }
@@ -320,35 +320,35 @@ int rguard__snapshot_put(struct raft_io* io, unsigned trailing, struct raft_io_s
 
 struct get
 {
-    rguard_replica* rep;
-    struct raft_io_snapshot_get* req;
+    rguard_replica *rep;
+    struct raft_io_snapshot_get *req;
     raft_io_snapshot_get_cb cb;
-    struct raft_snapshot* snapshot;
+    struct raft_snapshot *snapshot;
     int status;
 };
 
-static void get_work(void* user)
+static void get_work(void *user)
 {
-    struct get* g = user;
+    struct get *g = user;
     char bad[64];
     g->status = load_newest(g->rep->disk, &g->snapshot, bad);
 }
 
-static void get_done(void* user)
+static void get_done(void *user)
 {
-    struct get* g = user;
-    rguard_replica* rep = g->rep;
+    struct get *g = user;
+    rguard_replica *rep = g->rep;
     rguard__turn_begin(rep);
     g->cb(g->req, g->snapshot, g->status == 0 && g->snapshot != NULL ? 0 : RAFT_IOERR);
     free(g);
     rguard__turn_end(rep);
 }
 
-int rguard__snapshot_get(struct raft_io* io, struct raft_io_snapshot_get* req,
+int rguard__snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req,
                          raft_io_snapshot_get_cb cb)
 {
-    rguard_replica* rep = io->impl;
-    struct get* g = calloc(1, sizeof *g);
+    rguard_replica *rep = io->impl;
+    struct get *g = calloc(1, sizeof *g);
     if (g == NULL) {
         return RAFT_NOMEM;
     }

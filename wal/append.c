@@ -25,8 +25,8 @@
 
 #define BATCH_BODY (1024u * 1024u) /* records and tables that are put into one batch */
 
-static void deliver(rguard_wal* w);
-static int submit(rguard_wal* w);
+static void deliver(rguard_wal *w);
+static int submit(rguard_wal *w);
 
 static uint64_t now_ms(void)
 {
@@ -37,32 +37,32 @@ static uint64_t now_ms(void)
 
 /* ---- queue ---- */
 
-static void enqueue(struct wal_queue* q, struct wal_request* r)
+static void enqueue(struct wal_queue *q, struct wal_request *r)
 {
     r->next = NULL;
     *(q->head == NULL ? &q->head : &q->tail->next) = r;
     q->tail = r;
 }
 
-static struct wal_request* dequeue(struct wal_queue* q)
+static struct wal_request *dequeue(struct wal_queue *q)
 {
-    struct wal_request* r = q->head;
+    struct wal_request *r = q->head;
     if (r != NULL) {
         q->head = r->next;
     }
     return r;
 }
 
-static struct wal_request* request_get(rguard_wal* w, size_t n)
+static struct wal_request *request_get(rguard_wal *w, size_t n)
 {
-    struct wal_request* r = w->free;
+    struct wal_request *r = w->free;
     if (r != NULL) {
         w->free = r->next;
     } else if ((r = calloc(1, sizeof *r)) == NULL) {
         return NULL;
     }
     if (r->capacity < n) {
-        struct rguard_wal_record* records = realloc(r->records, n * sizeof *records);
+        struct rguard_wal_record *records = realloc(r->records, n * sizeof *records);
         if (records == NULL) {
             r->next = w->free;
             w->free = r;
@@ -79,23 +79,23 @@ static struct wal_request* request_get(rguard_wal* w, size_t n)
     return r;
 }
 
-static void request_put(rguard_wal* w, struct wal_request* r)
+static void request_put(rguard_wal *w, struct wal_request *r)
 {
     r->next = w->free;
     w->free = r;
 }
 
-static void free_list(struct wal_request* r)
+static void free_list(struct wal_request *r)
 {
     while (r != NULL) {
-        struct wal_request* next = r->next;
+        struct wal_request *next = r->next;
         free(r->records);
         free(r);
         r = next;
     }
 }
 
-void rguard__wal_queue_free(rguard_wal* w)
+void rguard__wal_queue_free(rguard_wal *w)
 {
     free_list(w->queue.head);
     free_list(w->done.head);
@@ -104,14 +104,14 @@ void rguard__wal_queue_free(rguard_wal* w)
 
 /* ---- append ---- */
 
-static int check(const rguard_wal* w, const struct rguard_wal_record* records, size_t n)
+static int check(const rguard_wal *w, const struct rguard_wal_record *records, size_t n)
 {
     uint64_t index = w->tail_index, term = w->tail_term;
     if (n == 0) {
         return -EINVAL;
     }
     for (size_t i = 0; i < n; i++) {
-        const struct rguard_wal_record* r = &records[i];
+        const struct rguard_wal_record *r = &records[i];
         if (r->len > w->options.max_record_bytes) {
             return RGUARD_ETOOBIG;
         }
@@ -125,7 +125,7 @@ static int check(const rguard_wal* w, const struct rguard_wal_record* records, s
     return 0;
 }
 
-static int writable(const rguard_wal* w)
+static int writable(const rguard_wal *w)
 {
     if (w->poisoned != 0) {
         return RGUARD_EPOISONED;
@@ -133,8 +133,8 @@ static int writable(const rguard_wal* w)
     return w->options.read_only ? -EROFS : 0;
 }
 
-int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* records, size_t n,
-                      rguard_wal_append_cb cb, void* user)
+int rguard_wal_append(rguard_wal *w, const struct rguard_wal_record *records, size_t n,
+                      rguard_wal_append_cb cb, void *user)
 {
     int rc = writable(w);
     if (rc == 0) {
@@ -146,7 +146,7 @@ int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* records, si
     if (rc != 0) {
         return rc;
     }
-    struct wal_request* r = request_get(w, n);
+    struct wal_request *r = request_get(w, n);
     if (r == NULL) {
         return -ENOMEM;
     }
@@ -164,9 +164,9 @@ int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* records, si
 /* ---- truncation ---- */
 
 /* Records above @index that are still queued must never become visible. */
-static void hide(rguard_wal* w, uint64_t index)
+static void hide(rguard_wal *w, uint64_t index)
 {
-    for (struct wal_request* r = w->queue.head; r != NULL; r = r->next) {
+    for (struct wal_request *r = w->queue.head; r != NULL; r = r->next) {
         if (r->visible_to > index) {
             r->visible_to = index;
         }
@@ -174,9 +174,9 @@ static void hide(rguard_wal* w, uint64_t index)
 }
 
 /* Queues a batch without records. */
-int rguard__wal_control(rguard_wal* w, uint32_t type, uint64_t arg_index, uint64_t arg_term)
+int rguard__wal_control(rguard_wal *w, uint32_t type, uint64_t arg_index, uint64_t arg_term)
 {
-    struct wal_request* r = request_get(w, 0);
+    struct wal_request *r = request_get(w, 0);
     if (r == NULL) {
         return -ENOMEM;
     }
@@ -188,11 +188,11 @@ int rguard__wal_control(rguard_wal* w, uint32_t type, uint64_t arg_index, uint64
 }
 
 /* Term of a record that is durable, queued, or the base. */
-static uint64_t term_at(const rguard_wal* w, uint64_t index)
+static uint64_t term_at(const rguard_wal *w, uint64_t index)
 {
-    const struct wal_entry* entry = rguard__wal_index_get(&w->index, index);
+    const struct wal_entry *entry = rguard__wal_index_get(&w->index, index);
     uint64_t term = entry != NULL ? entry->term : index == w->base_index ? w->base_term : 0;
-    for (const struct wal_request* r = w->queue.head; r != NULL; r = r->next) {
+    for (const struct wal_request *r = w->queue.head; r != NULL; r = r->next) {
         if (r->type == WAL_DATA && index <= r->visible_to && index >= r->records[0].index &&
             index - r->records[0].index < r->n) {
             term = r->records[index - r->records[0].index].term;
@@ -201,7 +201,7 @@ static uint64_t term_at(const rguard_wal* w, uint64_t index)
     return term;
 }
 
-int rguard_wal_truncate_suffix(rguard_wal* w, uint64_t from_index)
+int rguard_wal_truncate_suffix(rguard_wal *w, uint64_t from_index)
 {
     int rc = writable(w);
     if (rc != 0) {
@@ -225,12 +225,12 @@ int rguard_wal_truncate_suffix(rguard_wal* w, uint64_t from_index)
 }
 
 /* Writes the base and the first needed segment down, then removes the files below it. */
-static int prune(rguard_wal* w)
+static int prune(rguard_wal *w)
 {
     uint64_t keep = w->last.lsn != 0 ? w->last.segment : w->segments.v[0].sequence;
-    const struct wal_entry* first = rguard__wal_index_get(&w->index, w->index.first);
+    const struct wal_entry *first = rguard__wal_index_get(&w->index, w->index.first);
     if (first != NULL) {
-        const struct wal_segment* s = rguard__wal_segments_find(&w->segments, first->lsn);
+        const struct wal_segment *s = rguard__wal_segments_find(&w->segments, first->lsn);
         RGUARD_ASSERT(s != NULL);
         keep = s->sequence;
     }
@@ -253,7 +253,7 @@ static int prune(rguard_wal* w)
     return rc;
 }
 
-int rguard_wal_truncate_prefix(rguard_wal* w, uint64_t upto_index)
+int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index)
 {
     int rc = writable(w);
     if (rc != 0) {
@@ -277,7 +277,7 @@ int rguard_wal_truncate_prefix(rguard_wal* w, uint64_t upto_index)
     return prune(w);
 }
 
-int rguard_wal_reset(rguard_wal* w, uint64_t index, uint64_t term)
+int rguard_wal_reset(rguard_wal *w, uint64_t index, uint64_t term)
 {
     int rc = writable(w);
     if (rc == 0) {
@@ -296,7 +296,7 @@ int rguard_wal_reset(rguard_wal* w, uint64_t index, uint64_t term)
 
 /* ---- completion ---- */
 
-void rguard__wal_poison(rguard_wal* w, int err)
+void rguard__wal_poison(rguard_wal *w, int err)
 {
     if (w->poisoned == 0) {
         w->poisoned = err;
@@ -304,9 +304,9 @@ void rguard__wal_poison(rguard_wal* w, int err)
 }
 
 /* Nothing that is queued will be written any more. */
-static void fail_queue(rguard_wal* w, int first_status)
+static void fail_queue(rguard_wal *w, int first_status)
 {
-    struct wal_request* r;
+    struct wal_request *r;
     size_t in_batch = w->batch_requests;
     while ((r = dequeue(&w->queue)) != NULL) {
         r->status = in_batch > 0 ? first_status : RGUARD_EPOISONED;
@@ -317,10 +317,10 @@ static void fail_queue(rguard_wal* w, int first_status)
     w->reserved = 0;
 }
 
-static void commit_records(rguard_wal* w)
+static void commit_records(rguard_wal *w)
 {
-    const struct wal_table_entry* t = rguard__wal_batch_table(w->buf, &w->batch);
-    struct wal_request* r = w->queue.head;
+    const struct wal_table_entry *t = rguard__wal_batch_table(w->buf, &w->batch);
+    struct wal_request *r = w->queue.head;
     for (uint32_t i = 0; i < w->batch.n_records; i++) {
         while (r->taken == r->n) {
             r = r->next;
@@ -338,11 +338,11 @@ static void commit_records(rguard_wal* w)
 }
 
 /* The batch is durable. */
-static void commit(rguard_wal* w)
+static void commit(rguard_wal *w)
 {
     commit_records(w);
     for (size_t i = 0; i < w->batch_requests; i++) {
-        struct wal_request* r = w->queue.head;
+        struct wal_request *r = w->queue.head;
         if (r->taken < r->n) {
             break; /* the rest of it goes into the next batch */
         }
@@ -359,9 +359,9 @@ static void commit(rguard_wal* w)
     w->idle_since_ms = now_ms();
 }
 
-static void on_written(void* user, int status)
+static void on_written(void *user, int status)
 {
-    rguard_wal* w = user;
+    rguard_wal *w = user;
     w->in_flight = false;
     if (status == 0) {
         status = RGUARD_FP_NEGERR("wal/write", "result of a batch's durable write");
@@ -379,15 +379,15 @@ static void on_written(void* user, int status)
 
 /* Reentrant: a callback that flushes finds the remaining callbacks first in `done`. Acknowledged is
  * what the outermost caller has seen through. */
-static void deliver(rguard_wal* w)
+static void deliver(rguard_wal *w)
 {
-    struct wal_request* r;
+    struct wal_request *r;
     if (w->poisoned != 0 && !w->in_flight) {
         fail_queue(w, RGUARD_EPOISONED);
     }
     while ((r = dequeue(&w->done)) != NULL) {
         rguard_wal_append_cb cb = r->cb;
-        void* user = r->user;
+        void *user = r->user;
         int status = r->status;
         request_put(w, r);
         if (cb != NULL) {
@@ -402,9 +402,9 @@ static void deliver(rguard_wal* w)
 }
 
 /* What close() could not write any more. */
-void rguard__wal_cancel(rguard_wal* w)
+void rguard__wal_cancel(rguard_wal *w)
 {
-    for (struct wal_request* r = w->queue.head; r != NULL; r = r->next) {
+    for (struct wal_request *r = w->queue.head; r != NULL; r = r->next) {
         r->status = RGUARD_ECANCELED;
     }
     while (w->queue.head != NULL) {
@@ -417,11 +417,11 @@ void rguard__wal_cancel(rguard_wal* w)
 /* ---- building a batch ---- */
 
 /* How many records fit: whole queue up to BATCH_BODY, at least one, DATA requests in a row. */
-static void measure(rguard_wal* w, struct wal_batch_header* h)
+static void measure(rguard_wal *w, struct wal_batch_header *h)
 {
     uint64_t body = 0, payload = 0;
     w->batch_requests = 0;
-    for (const struct wal_request* r = w->queue.head; r != NULL && r->type == WAL_DATA;
+    for (const struct wal_request *r = w->queue.head; r != NULL && r->type == WAL_DATA;
          r = r->next) {
         for (size_t i = r->taken; i < r->n; i++) {
             uint64_t padded = (r->records[i].len + 7ULL) & ~7ULL;
@@ -440,12 +440,12 @@ static void measure(rguard_wal* w, struct wal_batch_header* h)
     h->payload_length = (uint32_t)payload;
 }
 
-static int grow(rguard_wal* w, uint64_t bytes)
+static int grow(rguard_wal *w, uint64_t bytes)
 {
     if (bytes <= w->buf_bytes) {
         return 0;
     }
-    uint8_t* buf = aligned_alloc(WAL_BLOCK, bytes);
+    uint8_t *buf = aligned_alloc(WAL_BLOCK, bytes);
     if (buf == NULL) {
         return -ENOMEM;
     }
@@ -455,13 +455,13 @@ static int grow(rguard_wal* w, uint64_t bytes)
     return 0;
 }
 
-static void encode(rguard_wal* w, struct wal_batch_header* h)
+static void encode(rguard_wal *w, struct wal_batch_header *h)
 {
-    const struct wal_segment* g = &w->segments.v[w->segments.n - 1];
+    const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
     struct wal_place place = {w->meta.uuid, g->sequence, g->salt, w->end, 0};
     struct wal_encoder e;
     rguard__wal_encode_start(&e, w->buf, h);
-    const struct wal_request* r = w->queue.head;
+    const struct wal_request *r = w->queue.head;
     size_t i = r->taken;
     while (e.n < h->n_records) {
         if (i == r->n) {
@@ -475,9 +475,9 @@ static void encode(rguard_wal* w, struct wal_batch_header* h)
 }
 
 /* The next batch's header, but for what encoding fills in. */
-static struct wal_batch_header next_header(rguard_wal* w)
+static struct wal_batch_header next_header(rguard_wal *w)
 {
-    const struct wal_request* r = w->queue.head;
+    const struct wal_request *r = w->queue.head;
     struct wal_batch_header h = {
         .type = r->type,
         .acked_lsn = w->acked_lsn,
@@ -500,7 +500,7 @@ static struct wal_batch_header next_header(rguard_wal* w)
 }
 
 /* Before the first batch after a clean close, the clean flag goes. */
-static int unmark_clean(rguard_wal* w)
+static int unmark_clean(rguard_wal *w)
 {
     if (w->meta.clean == 0) {
         return 0;
@@ -510,7 +510,7 @@ static int unmark_clean(rguard_wal* w)
     return rguard__wal_meta_write(w, &next);
 }
 
-static int submit(rguard_wal* w)
+static int submit(rguard_wal *w)
 {
     if (w->in_flight || w->poisoned != 0 || w->queue.head == NULL) {
         return 0;
@@ -530,7 +530,7 @@ static int submit(rguard_wal* w)
     if (rc == 0) {
         encode(w, &h);
         w->batch = h;
-        const struct wal_segment* g = &w->segments.v[w->segments.n - 1];
+        const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
         w->in_flight = true;
         rc = w->disk->ops->write_start(w->disk, w->file, w->buf, h.length, w->end - g->first_lsn,
                                        on_written, w);
@@ -545,20 +545,20 @@ static int submit(rguard_wal* w)
 
 /* ---- driving ---- */
 
-static bool idle(const rguard_wal* w)
+static bool idle(const rguard_wal *w)
 {
     return !w->in_flight && w->queue.head == NULL && w->done.head == NULL && w->poisoned == 0 &&
            !w->options.read_only;
 }
 
 /* What was acknowledged last is not yet on record. */
-static bool mark_wanted(const rguard_wal* w)
+static bool mark_wanted(const rguard_wal *w)
 {
     return w->recorded_lsn < w->acked_lsn && w->last.lsn != 0 && w->last.type != WAL_MARK &&
            w->last.type != WAL_CLOSE;
 }
 
-static void on_idle(rguard_wal* w)
+static void on_idle(rguard_wal *w)
 {
     if (mark_wanted(w) && now_ms() - w->idle_since_ms >= w->options.mark_idle_ms) {
         (void)rguard__wal_control(w, WAL_MARK, 0, 0);
@@ -567,7 +567,7 @@ static void on_idle(rguard_wal* w)
     }
 }
 
-static int reap(rguard_wal* w, int wait)
+static int reap(rguard_wal *w, int wait)
 {
     if (w->in_flight) {
         int rc = w->disk->ops->process(w->disk, wait);
@@ -579,7 +579,7 @@ static int reap(rguard_wal* w, int wait)
     return 0;
 }
 
-int rguard_wal_process(rguard_wal* w)
+int rguard_wal_process(rguard_wal *w)
 {
     (void)reap(w, 0);
     deliver(w);
@@ -595,7 +595,7 @@ int rguard_wal_process(rguard_wal* w)
     return w->poisoned != 0 ? RGUARD_EPOISONED : 0;
 }
 
-int rguard_wal_flush(rguard_wal* w)
+int rguard_wal_flush(rguard_wal *w)
 {
     while (w->queue.head != NULL || w->in_flight || w->done.head != NULL) {
         (void)submit(w);
@@ -607,12 +607,12 @@ int rguard_wal_flush(rguard_wal* w)
     return w->poisoned != 0 ? RGUARD_EPOISONED : 0;
 }
 
-int rguard_wal_fd(const rguard_wal* w)
+int rguard_wal_fd(const rguard_wal *w)
 {
     return w->disk->ops->fd(w->disk);
 }
 
-int rguard_wal_timeout_ms(const rguard_wal* w)
+int rguard_wal_timeout_ms(const rguard_wal *w)
 {
     if (w->in_flight) {
         return -1;

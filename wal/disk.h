@@ -16,50 +16,50 @@
 struct rguard_disk;
 struct rguard_file;
 
-typedef void (*rguard_disk_write_cb)(void* user, int status);
+typedef void (*rguard_disk_write_cb)(void *user, int status);
 
 struct rguard_disk_ops
 {
-    const char* name;
-    int (*open)(struct rguard_disk* d, const char* name, int flags, struct rguard_file** out);
-    void (*close)(struct rguard_disk* d, struct rguard_file* f);
-    int64_t (*size)(struct rguard_disk* d, struct rguard_file* f);
-    int64_t (*read)(struct rguard_disk* d, struct rguard_file* f, void* buf, size_t len,
+    const char *name;
+    int (*open)(struct rguard_disk *d, const char *name, int flags, struct rguard_file **out);
+    void (*close)(struct rguard_disk *d, struct rguard_file *f);
+    int64_t (*size)(struct rguard_disk *d, struct rguard_file *f);
+    int64_t (*read)(struct rguard_disk *d, struct rguard_file *f, void *buf, size_t len,
                     uint64_t offset);
     /* Starts a durable write; cb runs from process(). At most one in flight. */
-    int (*write_start)(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
-                       uint64_t offset, rguard_disk_write_cb cb, void* user);
+    int (*write_start)(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
+                       uint64_t offset, rguard_disk_write_cb cb, void *user);
     /* The same, synchronous. */
-    int (*write)(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
+    int (*write)(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
                  uint64_t offset);
     /* Also waits for writes that a process which is gone has left in flight on the file. */
-    int (*sync)(struct rguard_disk* d, struct rguard_file* f);
-    int (*rename)(struct rguard_disk* d, const char* from, const char* to);
-    int (*unlink)(struct rguard_disk* d, const char* name);
-    int (*sync_dir)(struct rguard_disk* d);
-    int (*list)(struct rguard_disk* d, int (*fn)(void* user, const char* name), void* user);
-    int (*fd)(struct rguard_disk* d);                /* to poll, -1 when nothing is asynchronous */
-    int (*process)(struct rguard_disk* d, int wait); /* runs completions; wait: blocks for one */
-    void (*destroy)(struct rguard_disk* d);
+    int (*sync)(struct rguard_disk *d, struct rguard_file *f);
+    int (*rename)(struct rguard_disk *d, const char *from, const char *to);
+    int (*unlink)(struct rguard_disk *d, const char *name);
+    int (*sync_dir)(struct rguard_disk *d);
+    int (*list)(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user);
+    int (*fd)(struct rguard_disk *d);                /* to poll, -1 when nothing is asynchronous */
+    int (*process)(struct rguard_disk *d, int wait); /* runs completions; wait: blocks for one */
+    void (*destroy)(struct rguard_disk *d);
     /* Writes zeros; durable only after sync(). */
-    int (*zero)(struct rguard_disk* d, struct rguard_file* f, uint64_t len, uint64_t offset);
+    int (*zero)(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset);
 };
 
 struct rguard_disk
 {
-    const struct rguard_disk_ops* ops;
+    const struct rguard_disk_ops *ops;
 };
 
 /* Opens directory @dir. @backend "uring", "sync" or NULL (uring, falling back to sync). */
-int rguard__disk_open(const char* dir, const char* backend, struct rguard_disk** out);
+int rguard__disk_open(const char *dir, const char *backend, struct rguard_disk **out);
 
 /* Whole small files, for snapshots: write goes to "tmp-<name>", is synced, renamed and the
  * directory synced before it returns; read allocates *buf with malloc (at most @max bytes, else
  * -EFBIG). Any contents length. On disk the contents are followed by padding and a trailer with
  * their length and CRC32C; RGUARD_ECHECKSUM when that does not match. */
-int rguard__disk_write_file(struct rguard_disk* d, const char* name, const struct iovec* iov,
+int rguard__disk_write_file(struct rguard_disk *d, const char *name, const struct iovec *iov,
                             int n);
-int rguard__disk_read_file(struct rguard_disk* d, const char* name, size_t max, void** buf,
-                           size_t* len);
+int rguard__disk_read_file(struct rguard_disk *d, const char *name, size_t max, void **buf,
+                           size_t *len);
 
 #endif

@@ -23,7 +23,7 @@
 
 static _Alignas(BLOCK) unsigned char zeros[ZERO_BYTES]; /* never written: untouched .bss */
 
-int rguard__disk_open(const char* dir, const char* backend, struct rguard_disk** out)
+int rguard__disk_open(const char *dir, const char *backend, struct rguard_disk **out)
 {
     if (backend == NULL) {
         int rc = rguard__disk_uring_open(dir, out);
@@ -36,25 +36,25 @@ int rguard__disk_open(const char* dir, const char* backend, struct rguard_disk**
     return strcmp(backend, "sync") == 0 ? rguard__disk_sync_open(dir, out) : -EINVAL;
 }
 
-int rguard__posix_init(struct disk_posix* d, const char* dir)
+int rguard__posix_init(struct disk_posix *d, const char *dir)
 {
     d->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return d->dirfd < 0 ? -errno : 0;
 }
 
-void rguard__posix_fini(struct disk_posix* d)
+void rguard__posix_fini(struct disk_posix *d)
 {
     close(d->dirfd);
 }
 
-static int dir_of(struct rguard_disk* d)
+static int dir_of(struct rguard_disk *d)
 {
-    return ((struct disk_posix*)d)->dirfd;
+    return ((struct disk_posix *)d)->dirfd;
 }
 
-int rguard__posix_open(struct rguard_disk* d, const char* name, int flags, struct rguard_file** out)
+int rguard__posix_open(struct rguard_disk *d, const char *name, int flags, struct rguard_file **out)
 {
-    struct rguard_file* f = malloc(sizeof *f);
+    struct rguard_file *f = malloc(sizeof *f);
     if (f == NULL) {
         return -ENOMEM;
     }
@@ -83,7 +83,7 @@ int rguard__posix_open(struct rguard_disk* d, const char* name, int flags, struc
     return 0;
 }
 
-void rguard__posix_close(struct rguard_disk* d, struct rguard_file* f)
+void rguard__posix_close(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     if (f != NULL) {
@@ -92,20 +92,20 @@ void rguard__posix_close(struct rguard_disk* d, struct rguard_file* f)
     }
 }
 
-int64_t rguard__posix_size(struct rguard_disk* d, struct rguard_file* f)
+int64_t rguard__posix_size(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     struct stat st;
     return fstat(f->fd, &st) != 0 ? -errno : (int64_t)st.st_size;
 }
 
-int64_t rguard__posix_read(struct rguard_disk* d, struct rguard_file* f, void* buf, size_t len,
+int64_t rguard__posix_read(struct rguard_disk *d, struct rguard_file *f, void *buf, size_t len,
                            uint64_t offset)
 {
     (void)d;
     size_t done = 0;
     while (done < len) {
-        ssize_t n = pread(f->fd, (char*)buf + done, len - done, (off_t)(offset + done));
+        ssize_t n = pread(f->fd, (char *)buf + done, len - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -120,11 +120,11 @@ int64_t rguard__posix_read(struct rguard_disk* d, struct rguard_file* f, void* b
     return (int64_t)done;
 }
 
-int rguard__posix_write(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
+int rguard__posix_write(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
                         uint64_t offset)
 {
     (void)d;
-    struct iovec iov = {.iov_base = (void*)(uintptr_t)buf, .iov_len = len};
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
     ssize_t n;
     do {
         n = pwritev2(f->fd, &iov, 1, (off_t)offset, RWF_DSYNC);
@@ -135,7 +135,7 @@ int rguard__posix_write(struct rguard_disk* d, struct rguard_file* f, const void
     return (size_t)n == len ? 0 : -EIO;
 }
 
-int rguard__posix_sync(struct rguard_disk* d, struct rguard_file* f)
+int rguard__posix_sync(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     /* A process that is killed leaves its direct writes in flight, and fsync does not wait for
@@ -145,25 +145,25 @@ int rguard__posix_sync(struct rguard_disk* d, struct rguard_file* f)
     return fsync(f->fd) != 0 ? -errno : 0;
 }
 
-int rguard__posix_rename(struct rguard_disk* d, const char* from, const char* to)
+int rguard__posix_rename(struct rguard_disk *d, const char *from, const char *to)
 {
     return renameat(dir_of(d), from, dir_of(d), to) != 0 ? -errno : 0;
 }
 
-int rguard__posix_unlink(struct rguard_disk* d, const char* name)
+int rguard__posix_unlink(struct rguard_disk *d, const char *name)
 {
     return unlinkat(dir_of(d), name, 0) != 0 ? -errno : 0;
 }
 
-int rguard__posix_sync_dir(struct rguard_disk* d)
+int rguard__posix_sync_dir(struct rguard_disk *d)
 {
     return fsync(dir_of(d)) != 0 ? -errno : 0;
 }
 
-int rguard__posix_list(struct rguard_disk* d, int (*fn)(void* user, const char* name), void* user)
+int rguard__posix_list(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user)
 {
     int fd = openat(dir_of(d), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR* dir = fd < 0 ? NULL : fdopendir(fd);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     if (dir == NULL) {
         int err = -errno;
         if (fd >= 0) {
@@ -174,7 +174,7 @@ int rguard__posix_list(struct rguard_disk* d, int (*fn)(void* user, const char* 
     int rc = 0;
     while (rc == 0) {
         errno = 0;
-        const struct dirent* entry = readdir(dir);
+        const struct dirent *entry = readdir(dir);
         if (entry == NULL) {
             rc = -errno;
             break;
@@ -187,7 +187,7 @@ int rguard__posix_list(struct rguard_disk* d, int (*fn)(void* user, const char* 
     return rc;
 }
 
-int rguard__posix_zero(struct rguard_disk* d, struct rguard_file* f, uint64_t len, uint64_t offset)
+int rguard__posix_zero(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset)
 {
     (void)d;
     while (len > 0) {
@@ -236,19 +236,19 @@ _Static_assert(sizeof(struct trailer) == 24, "trailer");
 
 struct gather
 {
-    const struct iovec* iov;
+    const struct iovec *iov;
     int n;
     size_t at; /* bytes of *iov already taken */
 };
 
-static size_t gather(struct gather* g, uint8_t* bounce)
+static size_t gather(struct gather *g, uint8_t *bounce)
 {
     size_t fill = 0;
     while (g->n > 0 && fill < BOUNCE) {
         size_t left = g->iov->iov_len - g->at;
         size_t take = left < BOUNCE - fill ? left : BOUNCE - fill;
         if (take > 0) {
-            memcpy(bounce + fill, (const char*)g->iov->iov_base + g->at, take);
+            memcpy(bounce + fill, (const char *)g->iov->iov_base + g->at, take);
         }
         fill += take;
         g->at += take;
@@ -261,11 +261,11 @@ static size_t gather(struct gather* g, uint8_t* bounce)
     return fill;
 }
 
-static int write_contents(struct rguard_disk* d, struct rguard_file* f, const struct iovec* iov,
+static int write_contents(struct rguard_disk *d, struct rguard_file *f, const struct iovec *iov,
                           int n)
 {
     /* One block more than is gathered at a time: the trailer may need it. */
-    uint8_t* bounce = aligned_alloc(BLOCK, BOUNCE + BLOCK);
+    uint8_t *bounce = aligned_alloc(BLOCK, BOUNCE + BLOCK);
     if (bounce == NULL) {
         return -ENOMEM;
     }
@@ -290,13 +290,13 @@ static int write_contents(struct rguard_disk* d, struct rguard_file* f, const st
     return rc;
 }
 
-int rguard__disk_write_file(struct rguard_disk* d, const char* name, const struct iovec* iov, int n)
+int rguard__disk_write_file(struct rguard_disk *d, const char *name, const struct iovec *iov, int n)
 {
     char tmp[256];
     if (snprintf(tmp, sizeof tmp, "tmp-%s", name) >= (int)sizeof tmp) {
         return -ENAMETOOLONG;
     }
-    struct rguard_file* f;
+    struct rguard_file *f;
     int rc = d->ops->unlink(d, tmp);
     if (rc != 0 && rc != -ENOENT) {
         return rc;
@@ -321,10 +321,10 @@ int rguard__disk_write_file(struct rguard_disk* d, const char* name, const struc
 }
 
 /* Reads @size bytes (whole blocks) and checks the trailer at their end. */
-static int read_contents(struct rguard_disk* d, struct rguard_file* f, size_t size, size_t max,
-                         void** buf, size_t* len)
+static int read_contents(struct rguard_disk *d, struct rguard_file *f, size_t size, size_t max,
+                         void **buf, size_t *len)
 {
-    uint8_t* all = aligned_alloc(BLOCK, size);
+    uint8_t *all = aligned_alloc(BLOCK, size);
     if (all == NULL) {
         return -ENOMEM;
     }
@@ -350,10 +350,10 @@ static int read_contents(struct rguard_disk* d, struct rguard_file* f, size_t si
     return 0;
 }
 
-int rguard__disk_read_file(struct rguard_disk* d, const char* name, size_t max, void** buf,
-                           size_t* len)
+int rguard__disk_read_file(struct rguard_disk *d, const char *name, size_t max, void **buf,
+                           size_t *len)
 {
-    struct rguard_file* f;
+    struct rguard_file *f;
     int rc = d->ops->open(d, name, O_RDONLY, &f);
     if (rc != 0) {
         return rc;

@@ -14,18 +14,18 @@ struct disk_sync
     struct disk_posix posix; /* first */
     int eventfd;
     bool pending;
-    struct rguard_file* file;
-    const void* buf;
+    struct rguard_file *file;
+    const void *buf;
     size_t len;
     uint64_t offset;
     rguard_disk_write_cb cb;
-    void* user;
+    void *user;
 };
 
-static int sync_write_start(struct rguard_disk* d, struct rguard_file* f, const void* buf,
-                            size_t len, uint64_t offset, rguard_disk_write_cb cb, void* user)
+static int sync_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
+                            size_t len, uint64_t offset, rguard_disk_write_cb cb, void *user)
 {
-    struct disk_sync* s = (struct disk_sync*)d;
+    struct disk_sync *s = (struct disk_sync *)d;
     if (s->pending) {
         return -EBUSY;
     }
@@ -39,14 +39,14 @@ static int sync_write_start(struct rguard_disk* d, struct rguard_file* f, const 
     return eventfd_write(s->eventfd, 1) != 0 ? -errno : 0;
 }
 
-static int sync_fd(struct rguard_disk* d)
+static int sync_fd(struct rguard_disk *d)
 {
-    return ((struct disk_sync*)d)->eventfd;
+    return ((struct disk_sync *)d)->eventfd;
 }
 
-static int sync_process(struct rguard_disk* d, int wait)
+static int sync_process(struct rguard_disk *d, int wait)
 {
-    struct disk_sync* s = (struct disk_sync*)d;
+    struct disk_sync *s = (struct disk_sync *)d;
     (void)wait;
     if (!s->pending) {
         return 0;
@@ -59,9 +59,9 @@ static int sync_process(struct rguard_disk* d, int wait)
     return 1;
 }
 
-static void sync_destroy(struct rguard_disk* d)
+static void sync_destroy(struct rguard_disk *d)
 {
-    struct disk_sync* s = (struct disk_sync*)d;
+    struct disk_sync *s = (struct disk_sync *)d;
     close(s->eventfd);
     rguard__posix_fini(&s->posix);
     free(s);
@@ -86,9 +86,9 @@ static const struct rguard_disk_ops sync_ops = {
     .zero = rguard__posix_zero,
 };
 
-int rguard__disk_sync_open(const char* dir, struct rguard_disk** out)
+int rguard__disk_sync_open(const char *dir, struct rguard_disk **out)
 {
-    struct disk_sync* s = calloc(1, sizeof *s);
+    struct disk_sync *s = calloc(1, sizeof *s);
     if (s == NULL) {
         return -ENOMEM;
     }

@@ -20,17 +20,17 @@ struct disk_uring
     bool pending;
     size_t len;
     rguard_disk_write_cb cb;
-    void* user;
+    void *user;
 };
 
-static int uring_write_start(struct rguard_disk* d, struct rguard_file* f, const void* buf,
-                             size_t len, uint64_t offset, rguard_disk_write_cb cb, void* user)
+static int uring_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
+                             size_t len, uint64_t offset, rguard_disk_write_cb cb, void *user)
 {
-    struct disk_uring* u = (struct disk_uring*)d;
+    struct disk_uring *u = (struct disk_uring *)d;
     if (u->pending) {
         return -EBUSY;
     }
-    struct io_uring_sqe* sqe = io_uring_get_sqe(&u->ring);
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
     if (sqe == NULL) {
         return -EBUSY;
     }
@@ -50,15 +50,15 @@ static int uring_write_start(struct rguard_disk* d, struct rguard_file* f, const
     return 0;
 }
 
-static int uring_fd(struct rguard_disk* d)
+static int uring_fd(struct rguard_disk *d)
 {
-    return ((struct disk_uring*)d)->ring.ring_fd;
+    return ((struct disk_uring *)d)->ring.ring_fd;
 }
 
-static int uring_process(struct rguard_disk* d, int wait)
+static int uring_process(struct rguard_disk *d, int wait)
 {
-    struct disk_uring* u = (struct disk_uring*)d;
-    struct io_uring_cqe* cqe;
+    struct disk_uring *u = (struct disk_uring *)d;
+    struct io_uring_cqe *cqe;
     if (!u->pending) {
         return 0;
     }
@@ -79,10 +79,10 @@ static int uring_process(struct rguard_disk* d, int wait)
     return 1;
 }
 
-static void uring_destroy(struct rguard_disk* d)
+static void uring_destroy(struct rguard_disk *d)
 {
-    struct disk_uring* u = (struct disk_uring*)d;
-    struct io_uring_cqe* cqe;
+    struct disk_uring *u = (struct disk_uring *)d;
+    struct io_uring_cqe *cqe;
     while (u->pending && io_uring_wait_cqe(&u->ring, &cqe) == -EINTR) {
         /* the buffer belongs to the kernel until the write is over */
     }
@@ -110,9 +110,9 @@ static const struct rguard_disk_ops uring_ops = {
     .zero = rguard__posix_zero,
 };
 
-int rguard__disk_uring_open(const char* dir, struct rguard_disk** out)
+int rguard__disk_uring_open(const char *dir, struct rguard_disk **out)
 {
-    struct disk_uring* u = calloc(1, sizeof *u);
+    struct disk_uring *u = calloc(1, sizeof *u);
     if (u == NULL) {
         return -ENOMEM;
     }

@@ -15,19 +15,19 @@ static bool same(uint32_t stored, uint32_t computed)
     return stored == computed || RGUARD_TEST_OFF("wal_crc");
 }
 
-bool rguard__wal_is_zero(const void* data, size_t len)
+bool rguard__wal_is_zero(const void *data, size_t len)
 {
-    const uint8_t* p = data;
+    const uint8_t *p = data;
     return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
 }
 
-const char* rguard__wal_type_name(uint32_t type)
+const char *rguard__wal_type_name(uint32_t type)
 {
-    static const char* const names[] = {"?", "DATA", "MARK", "CLOSE", "TRUNC", "RESET"};
+    static const char *const names[] = {"?", "DATA", "MARK", "CLOSE", "TRUNC", "RESET"};
     return type < WAL_TYPE_MAX ? names[type] : names[0];
 }
 
-uint32_t rguard__wal_seed(const struct wal_place* place)
+uint32_t rguard__wal_seed(const struct wal_place *place)
 {
     uint64_t words[3] = {place->segment, place->salt, place->lsn};
     return rguard_crc32c(rguard_crc32c(0, place->uuid, WAL_UUID), words, sizeof words);
@@ -43,16 +43,16 @@ struct prefix
     uint32_t crc;
 };
 
-static uint32_t header_crc(const void* header, size_t len, uint32_t seed)
+static uint32_t header_crc(const void *header, size_t len, uint32_t seed)
 {
     struct prefix p;
     memcpy(&p, header, sizeof p);
     p.crc = 0;
     uint32_t crc = rguard_crc32c(seed, &p, sizeof p);
-    return rguard_crc32c(crc, (const uint8_t*)header + sizeof p, len - sizeof p);
+    return rguard_crc32c(crc, (const uint8_t *)header + sizeof p, len - sizeof p);
 }
 
-static enum wal_header_state header_check(const void* block, size_t len, uint64_t magic,
+static enum wal_header_state header_check(const void *block, size_t len, uint64_t magic,
                                           uint32_t seed)
 {
     struct prefix p;
@@ -69,7 +69,7 @@ static enum wal_header_state header_check(const void* block, size_t len, uint64_
     return p.version > WAL_VERSION ? WAL_HEADER_NEWER : WAL_HEADER_BAD;
 }
 
-void rguard__wal_segment_seal(struct wal_segment_header* h)
+void rguard__wal_segment_seal(struct wal_segment_header *h)
 {
     h->magic = WAL_SEGMENT_MAGIC;
     h->version = WAL_VERSION;
@@ -77,7 +77,7 @@ void rguard__wal_segment_seal(struct wal_segment_header* h)
     h->crc = header_crc(h, sizeof *h, 0);
 }
 
-enum wal_header_state rguard__wal_segment_check(const void* block, struct wal_segment_header* out)
+enum wal_header_state rguard__wal_segment_check(const void *block, struct wal_segment_header *out)
 {
     memcpy(out, block, sizeof *out);
     enum wal_header_state state = header_check(out, sizeof *out, WAL_SEGMENT_MAGIC, 0);
@@ -89,14 +89,14 @@ enum wal_header_state rguard__wal_segment_check(const void* block, struct wal_se
     return state;
 }
 
-void rguard__wal_meta_seal(struct wal_meta* m)
+void rguard__wal_meta_seal(struct wal_meta *m)
 {
     m->magic = WAL_META_MAGIC;
     m->version = WAL_VERSION;
     m->crc = header_crc(m, sizeof *m, m->slot);
 }
 
-enum wal_header_state rguard__wal_meta_check(const void* block, uint32_t slot, struct wal_meta* out)
+enum wal_header_state rguard__wal_meta_check(const void *block, uint32_t slot, struct wal_meta *out)
 {
     memcpy(out, block, sizeof *out);
     enum wal_header_state state = header_check(out, sizeof *out, WAL_META_MAGIC, slot);
@@ -127,24 +127,24 @@ uint64_t rguard__wal_batch_bytes(uint64_t n, uint64_t payload)
     }
 }
 
-static const uint32_t* sector_array(const uint8_t* buf)
+static const uint32_t *sector_array(const uint8_t *buf)
 {
-    return (const uint32_t*)(const void*)(buf + sizeof(struct wal_batch_header));
+    return (const uint32_t *)(const void *)(buf + sizeof(struct wal_batch_header));
 }
 
-const struct wal_table_entry* rguard__wal_batch_table(const uint8_t* buf,
-                                                      const struct wal_batch_header* h)
+const struct wal_table_entry *rguard__wal_batch_table(const uint8_t *buf,
+                                                      const struct wal_batch_header *h)
 {
-    return (const struct wal_table_entry*)(const void*)(buf + table_offset(h->length));
+    return (const struct wal_table_entry *)(const void *)(buf + table_offset(h->length));
 }
 
-static uint32_t payload_offset(const struct wal_batch_header* h)
+static uint32_t payload_offset(const struct wal_batch_header *h)
 {
     return (uint32_t)(table_offset(h->length) + h->n_records * sizeof(struct wal_table_entry));
 }
 
 /* A sector's CRC leaves out what belongs to the header and to the array itself. */
-static uint32_t sector_crc(const uint8_t* buf, uint32_t length, uint32_t i, uint32_t seed)
+static uint32_t sector_crc(const uint8_t *buf, uint32_t length, uint32_t i, uint32_t seed)
 {
     uint64_t from = (uint64_t)i * WAL_SECTOR, to = from + WAL_SECTOR;
     uint64_t open = table_offset(length);
@@ -155,7 +155,7 @@ static uint32_t sector_crc(const uint8_t* buf, uint32_t length, uint32_t i, uint
     return rguard_crc32c(seed, buf + from, (size_t)(to - from));
 }
 
-void rguard__wal_encode_start(struct wal_encoder* e, uint8_t* buf, struct wal_batch_header* h)
+void rguard__wal_encode_start(struct wal_encoder *e, uint8_t *buf, struct wal_batch_header *h)
 {
     h->length = (uint32_t)rguard__wal_batch_bytes(h->n_records, h->payload_length);
     memset(buf, 0, payload_offset(h));
@@ -163,14 +163,14 @@ void rguard__wal_encode_start(struct wal_encoder* e, uint8_t* buf, struct wal_ba
     memset(buf + end, 0, h->length - end);
     e->buf = buf;
     e->header = h;
-    e->table = (struct wal_table_entry*)(void*)(buf + table_offset(h->length));
+    e->table = (struct wal_table_entry *)(void *)(buf + table_offset(h->length));
     e->n = 0;
     e->offset = payload_offset(h);
 }
 
-void rguard__wal_encode_put(struct wal_encoder* e, const struct rguard_wal_record* record)
+void rguard__wal_encode_put(struct wal_encoder *e, const struct rguard_wal_record *record)
 {
-    struct wal_table_entry* t = &e->table[e->n];
+    struct wal_table_entry *t = &e->table[e->n];
     t->index = record->index;
     t->term = record->term;
     t->type = record->type;
@@ -193,9 +193,9 @@ void rguard__wal_encode_put(struct wal_encoder* e, const struct rguard_wal_recor
     e->n++;
 }
 
-void rguard__wal_encode_finish(struct wal_encoder* e, const struct wal_place* place)
+void rguard__wal_encode_finish(struct wal_encoder *e, const struct wal_place *place)
 {
-    struct wal_batch_header* h = e->header;
+    struct wal_batch_header *h = e->header;
     uint32_t seed = rguard__wal_seed(place);
     RGUARD_ASSERT(e->n == h->n_records && e->offset == payload_offset(h) + h->payload_length);
     h->magic = WAL_BATCH_MAGIC;
@@ -206,7 +206,7 @@ void rguard__wal_encode_finish(struct wal_encoder* e, const struct wal_place* pl
     h->lsn = place->lsn;
     h->table_crc = rguard_crc32c(seed, e->table, h->n_records * sizeof *e->table);
     h->payload_crc = rguard_crc32c(seed, e->buf + payload_offset(h), h->payload_length);
-    uint32_t* sectors = (uint32_t*)(void*)(e->buf + sizeof *h);
+    uint32_t *sectors = (uint32_t *)(void *)(e->buf + sizeof *h);
     uint32_t n = h->length / WAL_SECTOR;
     for (uint32_t i = 0; i < n; i++) {
         sectors[i] = sector_crc(e->buf, h->length, i, seed);
@@ -216,16 +216,16 @@ void rguard__wal_encode_finish(struct wal_encoder* e, const struct wal_place* pl
     memcpy(e->buf, h, sizeof *h);
 }
 
-static bool sectors_ok(const uint8_t* buf, const struct wal_batch_header* h, uint32_t seed)
+static bool sectors_ok(const uint8_t *buf, const struct wal_batch_header *h, uint32_t seed)
 {
     size_t bytes = h->length / WAL_SECTOR * sizeof(uint32_t);
     return same(h->sectors_crc, rguard_crc32c(seed, sector_array(buf), bytes));
 }
 
 /* Indexes without a gap, terms that never fall, lengths and offsets that add up. */
-static bool table_sane(const uint8_t* buf, const struct wal_batch_header* h)
+static bool table_sane(const uint8_t *buf, const struct wal_batch_header *h)
 {
-    const struct wal_table_entry* t = rguard__wal_batch_table(buf, h);
+    const struct wal_table_entry *t = rguard__wal_batch_table(buf, h);
     uint64_t term = h->first_term, offset = payload_offset(h);
     for (uint32_t i = 0; i < h->n_records; i++) {
         if (t[i].index != h->first_index + i || t[i].term < term || t[i].offset != offset ||
@@ -240,7 +240,7 @@ static bool table_sane(const uint8_t* buf, const struct wal_batch_header* h)
                                   t[h->n_records - 1].index == h->last_index));
 }
 
-static bool header_sane(const struct wal_batch_header* h, uint64_t room)
+static bool header_sane(const struct wal_batch_header *h, uint64_t room)
 {
     bool data = h->type == WAL_DATA;
     return h->type >= WAL_DATA && h->type < WAL_TYPE_MAX && h->length <= room &&
@@ -249,7 +249,7 @@ static bool header_sane(const struct wal_batch_header* h, uint64_t room)
            h->length == rguard__wal_batch_bytes(h->n_records, h->payload_length);
 }
 
-static bool body_ok(const uint8_t* buf, const struct wal_batch_header* h, uint32_t seed)
+static bool body_ok(const uint8_t *buf, const struct wal_batch_header *h, uint32_t seed)
 {
     return sectors_ok(buf, h, seed) &&
            same(h->table_crc, rguard_crc32c(seed, rguard__wal_batch_table(buf, h),
@@ -258,14 +258,14 @@ static bool body_ok(const uint8_t* buf, const struct wal_batch_header* h, uint32
            table_sane(buf, h);
 }
 
-static bool own_place(const struct wal_batch_header* h, const struct wal_place* place)
+static bool own_place(const struct wal_batch_header *h, const struct wal_place *place)
 {
     return memcmp(h->uuid, place->uuid, WAL_UUID) == 0 && h->segment == place->segment &&
            h->salt == place->salt && h->lsn == place->lsn;
 }
 
-enum wal_found rguard__wal_batch_check(const uint8_t* buf, const struct wal_place* place,
-                                       struct wal_batch_header* h)
+enum wal_found rguard__wal_batch_check(const uint8_t *buf, const struct wal_place *place,
+                                       struct wal_batch_header *h)
 {
     memcpy(h, buf, sizeof *h);
     if (rguard__wal_is_zero(buf, WAL_SECTOR)) {
@@ -294,8 +294,8 @@ enum wal_found rguard__wal_batch_check(const uint8_t* buf, const struct wal_plac
 /* When the array itself is damaged, the sectors that hold it are judged by whether they are zero,
  * and an entry that lies in a zeroed one says nothing about its sector. An array that is damaged
  * although none of its sectors is zero has rotted. */
-void rguard__wal_batch_sectors(const uint8_t* buf, const struct wal_batch_header* h,
-                               uint8_t* states)
+void rguard__wal_batch_sectors(const uint8_t *buf, const struct wal_batch_header *h,
+                               uint8_t *states)
 {
     struct wal_place own = {h->uuid, h->segment, h->salt, h->lsn, h->length};
     uint32_t seed = rguard__wal_seed(&own), n = h->length / WAL_SECTOR;
@@ -303,7 +303,7 @@ void rguard__wal_batch_sectors(const uint8_t* buf, const struct wal_batch_header
     for (uint32_t i = 0; i < n; i++) {
         bool zero = rguard__wal_is_zero(buf + (size_t)i * WAL_SECTOR, WAL_SECTOR);
         size_t entry = sizeof *h + (size_t)i * sizeof(uint32_t);
-        const uint8_t* entry_sector = buf + entry / WAL_SECTOR * WAL_SECTOR;
+        const uint8_t *entry_sector = buf + entry / WAL_SECTOR * WAL_SECTOR;
         if (!array_ok && zero && (uint64_t)i * WAL_SECTOR < table_offset(h->length)) {
             states[i] = WAL_SECTOR_ZEROED;
             array_torn = true;
@@ -320,7 +320,7 @@ void rguard__wal_batch_sectors(const uint8_t* buf, const struct wal_batch_header
     }
 }
 
-bool rguard__wal_batch_padding_ok(const uint8_t* buf, const struct wal_batch_header* h)
+bool rguard__wal_batch_padding_ok(const uint8_t *buf, const struct wal_batch_header *h)
 {
     uint32_t end = payload_offset(h) + h->payload_length;
     return rguard__wal_is_zero(buf + end, h->length - end);

@@ -239,7 +239,7 @@ enum wal_found {
 /* Where a batch is, or is going to be. */
 struct wal_place
 {
-    const uint8_t* uuid;
+    const uint8_t *uuid;
     uint64_t segment;
     uint64_t salt;
     uint64_t lsn;
@@ -249,15 +249,15 @@ struct wal_place
 /* State of one 512-byte sector of a batch whose header is good. */
 enum wal_sector { WAL_SECTOR_GOOD, WAL_SECTOR_UNKNOWN, WAL_SECTOR_ZEROED, WAL_SECTOR_ROTTEN };
 
-uint32_t rguard__wal_seed(const struct wal_place* place);
-bool rguard__wal_is_zero(const void* data, size_t len);
+uint32_t rguard__wal_seed(const struct wal_place *place);
+bool rguard__wal_is_zero(const void *data, size_t len);
 
-void rguard__wal_segment_seal(struct wal_segment_header* h);
-enum wal_header_state rguard__wal_segment_check(const void* block, struct wal_segment_header* out);
+void rguard__wal_segment_seal(struct wal_segment_header *h);
+enum wal_header_state rguard__wal_segment_check(const void *block, struct wal_segment_header *out);
 
-void rguard__wal_meta_seal(struct wal_meta* m);
-enum wal_header_state rguard__wal_meta_check(const void* block, uint32_t slot,
-                                             struct wal_meta* out);
+void rguard__wal_meta_seal(struct wal_meta *m);
+enum wal_header_state rguard__wal_meta_check(const void *block, uint32_t slot,
+                                             struct wal_meta *out);
 
 /* Bytes of a batch of @n records whose 8-aligned payloads add up to @payload. */
 uint64_t rguard__wal_batch_bytes(uint64_t n, uint64_t payload);
@@ -266,32 +266,32 @@ uint64_t rguard__wal_batch_bytes(uint64_t n, uint64_t payload);
  * h->length); put() adds records in order; finish() computes every CRC and stores the header. */
 struct wal_encoder
 {
-    uint8_t* buf;
-    struct wal_batch_header* header;
-    struct wal_table_entry* table;
+    uint8_t *buf;
+    struct wal_batch_header *header;
+    struct wal_table_entry *table;
     uint32_t n;      /* records put so far */
     uint32_t offset; /* where the next payload goes */
 };
-void rguard__wal_encode_start(struct wal_encoder* e, uint8_t* buf, struct wal_batch_header* h);
-void rguard__wal_encode_put(struct wal_encoder* e, const struct rguard_wal_record* record);
-void rguard__wal_encode_finish(struct wal_encoder* e, const struct wal_place* place);
+void rguard__wal_encode_start(struct wal_encoder *e, uint8_t *buf, struct wal_batch_header *h);
+void rguard__wal_encode_put(struct wal_encoder *e, const struct rguard_wal_record *record);
+void rguard__wal_encode_finish(struct wal_encoder *e, const struct wal_place *place);
 
 /* Looks at @buf, which holds place->room readable bytes. Fills @h for every answer with a good
  * header. */
-enum wal_found rguard__wal_batch_check(const uint8_t* buf, const struct wal_place* place,
-                                       struct wal_batch_header* h);
+enum wal_found rguard__wal_batch_check(const uint8_t *buf, const struct wal_place *place,
+                                       struct wal_batch_header *h);
 
-const struct wal_table_entry* rguard__wal_batch_table(const uint8_t* buf,
-                                                      const struct wal_batch_header* h);
+const struct wal_table_entry *rguard__wal_batch_table(const uint8_t *buf,
+                                                      const struct wal_batch_header *h);
 
 /* State (enum wal_sector) of each of the h->length / 512 sectors of the batch at @buf, whose header
  * @h is good. */
-void rguard__wal_batch_sectors(const uint8_t* buf, const struct wal_batch_header* h,
-                               uint8_t* states);
+void rguard__wal_batch_sectors(const uint8_t *buf, const struct wal_batch_header *h,
+                               uint8_t *states);
 
 /* false when the bytes behind the payload are not zero. */
-bool rguard__wal_batch_padding_ok(const uint8_t* buf, const struct wal_batch_header* h);
+bool rguard__wal_batch_padding_ok(const uint8_t *buf, const struct wal_batch_header *h);
 
-const char* rguard__wal_type_name(uint32_t type);
+const char *rguard__wal_type_name(uint32_t type);
 
 #endif

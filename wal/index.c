@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct wal_entry* slot(const struct wal_index* ix, size_t i)
+static struct wal_entry *slot(const struct wal_index *ix, size_t i)
 {
     return &ix->ring[(ix->head + i) & (ix->capacity - 1)];
 }
 
-int rguard__wal_index_reserve(struct wal_index* ix, size_t n)
+int rguard__wal_index_reserve(struct wal_index *ix, size_t n)
 {
     size_t want = ix->capacity == 0 ? 1024 : ix->capacity;
     if (n > SIZE_MAX / 4 / sizeof(struct wal_entry) - ix->n) {
@@ -27,7 +27,7 @@ int rguard__wal_index_reserve(struct wal_index* ix, size_t n)
     if (want == ix->capacity) {
         return 0;
     }
-    struct wal_entry* ring = malloc(want * sizeof *ring);
+    struct wal_entry *ring = malloc(want * sizeof *ring);
     if (ring == NULL) {
         return -ENOMEM;
     }
@@ -41,20 +41,20 @@ int rguard__wal_index_reserve(struct wal_index* ix, size_t n)
     return 0;
 }
 
-void rguard__wal_index_push(struct wal_index* ix, const struct wal_entry* entry)
+void rguard__wal_index_push(struct wal_index *ix, const struct wal_entry *entry)
 {
     RGUARD_ASSERT(ix->n < ix->capacity);
     *slot(ix, ix->n) = *entry;
     ix->n++;
 }
 
-void rguard__wal_index_clear(struct wal_index* ix, uint64_t next)
+void rguard__wal_index_clear(struct wal_index *ix, uint64_t next)
 {
     ix->n = 0;
     ix->first = next;
 }
 
-void rguard__wal_index_drop_from(struct wal_index* ix, uint64_t from)
+void rguard__wal_index_drop_from(struct wal_index *ix, uint64_t from)
 {
     if (from <= ix->first) {
         rguard__wal_index_clear(ix, from);
@@ -63,7 +63,7 @@ void rguard__wal_index_drop_from(struct wal_index* ix, uint64_t from)
     }
 }
 
-void rguard__wal_index_drop_upto(struct wal_index* ix, uint64_t upto)
+void rguard__wal_index_drop_upto(struct wal_index *ix, uint64_t upto)
 {
     if (upto < ix->first) {
         return;
@@ -78,7 +78,7 @@ void rguard__wal_index_drop_upto(struct wal_index* ix, uint64_t upto)
     ix->first += drop;
 }
 
-const struct wal_entry* rguard__wal_index_get(const struct wal_index* ix, uint64_t index)
+const struct wal_entry *rguard__wal_index_get(const struct wal_index *ix, uint64_t index)
 {
     if (index < ix->first || index - ix->first >= ix->n) {
         return NULL;
@@ -86,7 +86,7 @@ const struct wal_entry* rguard__wal_index_get(const struct wal_index* ix, uint64
     return slot(ix, (size_t)(index - ix->first));
 }
 
-void rguard__wal_index_free(struct wal_index* ix)
+void rguard__wal_index_free(struct wal_index *ix)
 {
     free(ix->ring);
     memset(ix, 0, sizeof *ix);

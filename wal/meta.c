@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void seal_slot(uint8_t* block, const struct wal_meta* m, uint32_t slot)
+static void seal_slot(uint8_t *block, const struct wal_meta *m, uint32_t slot)
 {
     struct wal_meta copy = *m;
     copy.slot = slot;
@@ -26,10 +26,10 @@ static void seal_slot(uint8_t* block, const struct wal_meta* m, uint32_t slot)
 }
 
 /* Both pairs, in a file that gets its name when it is complete. */
-int rguard__wal_meta_create(rguard_wal* w)
+int rguard__wal_meta_create(rguard_wal *w)
 {
-    const struct rguard_disk_ops* ops = w->disk->ops;
-    uint8_t* slots = aligned_alloc(WAL_BLOCK, WAL_META_BYTES);
+    const struct rguard_disk_ops *ops = w->disk->ops;
+    uint8_t *slots = aligned_alloc(WAL_BLOCK, WAL_META_BYTES);
     if (slots == NULL) {
         return -ENOMEM;
     }
@@ -37,7 +37,7 @@ int rguard__wal_meta_create(rguard_wal* w)
         w->meta.generation = i / 2;
         seal_slot(slots + i * WAL_BLOCK, &w->meta, i);
     }
-    struct rguard_file* f = NULL;
+    struct rguard_file *f = NULL;
     int rc = ops->open(w->disk, "tmp-meta", O_RDWR | O_CREAT, &f);
     if (rc == 0) {
         rc = ops->write(w->disk, f, slots, WAL_META_BYTES, 0);
@@ -63,7 +63,7 @@ int rguard__wal_meta_create(rguard_wal* w)
 
 /* Writes @next as the next generation. A failure poisons: which generation the disk holds is then
  * unknown until it is read again. */
-int rguard__wal_meta_write(rguard_wal* w, const struct wal_meta* next)
+int rguard__wal_meta_write(rguard_wal *w, const struct wal_meta *next)
 {
     struct wal_meta m = *next;
     m.generation = w->meta.generation + 1;
@@ -83,7 +83,7 @@ int rguard__wal_meta_write(rguard_wal* w, const struct wal_meta* next)
     return 0;
 }
 
-int rguard_wal_meta_set(rguard_wal* w, uint64_t term, uint64_t vote)
+int rguard_wal_meta_set(rguard_wal *w, uint64_t term, uint64_t vote)
 {
     if (w->poisoned != 0) {
         return RGUARD_EPOISONED;
@@ -108,7 +108,7 @@ int rguard_wal_meta_set(rguard_wal* w, uint64_t term, uint64_t vote)
     return rguard__wal_meta_write(w, &next);
 }
 
-void rguard_wal_meta_get(const rguard_wal* w, uint64_t* term, uint64_t* vote)
+void rguard_wal_meta_get(const rguard_wal *w, uint64_t *term, uint64_t *vote)
 {
     *term = w->meta.term;
     *vote = w->meta.vote;

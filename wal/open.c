@@ -22,12 +22,12 @@
 #define DEFAULT_RECORD  (8u * 1024u * 1024u)
 #define DEFAULT_MARK_MS 20u
 
-static int take_lock(const char* dir, int* out);
-static int adopt(rguard_wal* w, struct wal_scan* s);
-static int create(rguard_wal* w, struct wal_scan* s);
-static void release(rguard_wal* w);
+static int take_lock(const char *dir, int *out);
+static int adopt(rguard_wal *w, struct wal_scan *s);
+static int create(rguard_wal *w, struct wal_scan *s);
+static void release(rguard_wal *w);
 
-static int resolve(const struct rguard_wal_options* in, struct rguard_wal_options* out)
+static int resolve(const struct rguard_wal_options *in, struct rguard_wal_options *out)
 {
     memset(out, 0, sizeof *out);
     if (in != NULL) {
@@ -43,7 +43,7 @@ static int resolve(const struct rguard_wal_options* in, struct rguard_wal_option
 }
 
 /* For failures before there is anything to report about. */
-static int explain(struct rguard_wal_report* report, int rc, const char* what)
+static int explain(struct rguard_wal_report *report, int rc, const char *what)
 {
     if (report != NULL) {
         struct rguard_wal_report r = {.size = report->size};
@@ -54,11 +54,11 @@ static int explain(struct rguard_wal_report* report, int rc, const char* what)
     return rc;
 }
 
-int rguard_wal_open(const char* dir, const struct rguard_wal_options* options, rguard_wal** out,
-                    struct rguard_wal_report* report)
+int rguard_wal_open(const char *dir, const struct rguard_wal_options *options, rguard_wal **out,
+                    struct rguard_wal_report *report)
 {
     struct rguard_wal_options o;
-    struct rguard_disk* disk;
+    struct rguard_disk *disk;
     int lock_fd = -1;
     int rc = resolve(options, &o);
     if (rc != 0) {
@@ -88,7 +88,7 @@ int rguard_wal_open(const char* dir, const struct rguard_wal_options* options, r
 }
 
 /* The lock is the kernel's, so it ends with the process that holds it. */
-static int take_lock(const char* dir, int* out)
+static int take_lock(const char *dir, int *out)
 {
     char path[4096];
     if (snprintf(path, sizeof path, "%s/lock", dir) >= (int)sizeof path) {
@@ -108,11 +108,11 @@ static int take_lock(const char* dir, int* out)
 }
 
 /* Takes @disk over, also when it fails. */
-int rguard__wal_open_disk(struct rguard_disk* disk, const struct rguard_wal_options* options,
-                          rguard_wal** out, struct rguard_wal_report* report)
+int rguard__wal_open_disk(struct rguard_disk *disk, const struct rguard_wal_options *options,
+                          rguard_wal **out, struct rguard_wal_report *report)
 {
     struct rguard_wal_report r;
-    rguard_wal* w = calloc(1, sizeof *w);
+    rguard_wal *w = calloc(1, sizeof *w);
     if (w == NULL) {
         disk->ops->destroy(disk);
         return -ENOMEM;
@@ -162,10 +162,10 @@ int rguard__wal_open_disk(struct rguard_disk* disk, const struct rguard_wal_opti
 }
 
 /* splitmix64 when a seed makes everything repeatable, else the system's generator. */
-void rguard__wal_random(rguard_wal* w, void* out, size_t len)
+void rguard__wal_random(rguard_wal *w, void *out, size_t len)
 {
     if (w->options.seed == 0) {
-        uint8_t* p = out;
+        uint8_t *p = out;
         while (len > 0) {
             ssize_t n = getrandom(p, len, 0);
             if (n > 0) {
@@ -181,11 +181,11 @@ void rguard__wal_random(rguard_wal* w, void* out, size_t len)
         z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
         z ^= z >> 31;
         size_t n = len - i < sizeof z ? len - i : sizeof z;
-        memcpy((uint8_t*)out + i, &z, n);
+        memcpy((uint8_t *)out + i, &z, n);
     }
 }
 
-static int buffers(rguard_wal* w)
+static int buffers(rguard_wal *w)
 {
     const size_t usual = 1024u * 1024u + 32u * 1024u;
     w->meta_block = aligned_alloc(WAL_BLOCK, WAL_BLOCK);
@@ -196,7 +196,7 @@ static int buffers(rguard_wal* w)
 }
 
 /* What a crash left of files in the making. */
-static int remove_leftovers(rguard_wal* w, const struct wal_scan* s)
+static int remove_leftovers(rguard_wal *w, const struct wal_scan *s)
 {
     int rc = 0;
     for (size_t i = 0; i < s->leftovers.n && rc == 0; i++) {
@@ -207,7 +207,7 @@ static int remove_leftovers(rguard_wal* w, const struct wal_scan* s)
     return rc == 0 && s->leftovers.n > 0 ? w->disk->ops->sync_dir(w->disk) : rc;
 }
 
-static int create(rguard_wal* w, struct wal_scan* s)
+static int create(rguard_wal *w, struct wal_scan *s)
 {
     rguard__wal_random(w, w->meta.uuid, WAL_UUID);
     w->meta.node_id = w->options.node_id;
@@ -227,7 +227,7 @@ static int create(rguard_wal* w, struct wal_scan* s)
 }
 
 /* An empty segment behind the last used one is the spare; anything further is surplus. */
-static int adopt_segments(rguard_wal* w, struct wal_scan* s)
+static int adopt_segments(rguard_wal *w, struct wal_scan *s)
 {
     size_t used = s->last_segment + 1;
     char name[WAL_NAME_MAX];
@@ -253,7 +253,7 @@ static int adopt_segments(rguard_wal* w, struct wal_scan* s)
 }
 
 /* Writes that recovery makes before the log is handed over: all behind the end, none elsewhere. */
-static int settle(rguard_wal* w, const struct wal_scan* s, bool torn)
+static int settle(rguard_wal *w, const struct wal_scan *s, bool torn)
 {
     int rc = remove_leftovers(w, s);
     if (rc == 0) {
@@ -273,7 +273,7 @@ static int settle(rguard_wal* w, const struct wal_scan* s, bool torn)
     return rc;
 }
 
-static int adopt(rguard_wal* w, struct wal_scan* s)
+static int adopt(rguard_wal *w, struct wal_scan *s)
 {
     bool torn = rguard__wal_verdict(s->conditions, NULL) == RGUARD_WAL_TORN_TAIL;
     int rc = 0;
@@ -308,10 +308,10 @@ static int adopt(rguard_wal* w, struct wal_scan* s)
 
 /* ---- closing ---- */
 
-static void release(rguard_wal* w)
+static void release(rguard_wal *w)
 {
-    const struct rguard_disk_ops* ops = w->disk->ops;
-    struct rguard_file* files[] = {w->file, w->spare.file, w->meta_file, w->read_file};
+    const struct rguard_disk_ops *ops = w->disk->ops;
+    struct rguard_file *files[] = {w->file, w->spare.file, w->meta_file, w->read_file};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         if (files[i] != NULL) {
             ops->close(w->disk, files[i]);
@@ -330,7 +330,7 @@ static void release(rguard_wal* w)
     free(w);
 }
 
-static int close_cleanly(rguard_wal* w)
+static int close_cleanly(rguard_wal *w)
 {
     int rc = rguard_wal_flush(w);
     if (rc == 0 && w->last.type != WAL_CLOSE) {
@@ -347,7 +347,7 @@ static int close_cleanly(rguard_wal* w)
     return rc;
 }
 
-int rguard_wal_close(rguard_wal* w)
+int rguard_wal_close(rguard_wal *w)
 {
     int rc = 0;
     if (w == NULL) {

@@ -14,9 +14,9 @@
 
 #define READ_AHEAD (256u * 1024u)
 
-int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_record* out)
+int rguard_wal_stat(const rguard_wal *w, uint64_t index, struct rguard_wal_record *out)
 {
-    const struct wal_entry* entry = rguard__wal_index_get(&w->index, index);
+    const struct wal_entry *entry = rguard__wal_index_get(&w->index, index);
     if (entry == NULL) {
         return -ENOENT;
     }
@@ -30,13 +30,13 @@ int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_recor
 }
 
 /* The file of a segment, kept open until another one is asked for. */
-static int open_for_read(rguard_wal* w, const struct wal_segment* segment)
+static int open_for_read(rguard_wal *w, const struct wal_segment *segment)
 {
     if (w->read_file != NULL && w->read_sequence == segment->sequence) {
         return 0;
     }
     char name[WAL_NAME_MAX];
-    struct rguard_file* f;
+    struct rguard_file *f;
     rguard__wal_segment_name(segment->sequence, name);
     int rc = w->disk->ops->open(w->disk, name, O_RDONLY, &f);
     if (rc != 0) {
@@ -50,12 +50,12 @@ static int open_for_read(rguard_wal* w, const struct wal_segment* segment)
     return 0;
 }
 
-static int grow(rguard_wal* w, size_t bytes)
+static int grow(rguard_wal *w, size_t bytes)
 {
     if (bytes <= w->read_bytes) {
         return 0;
     }
-    uint8_t* buf = aligned_alloc(WAL_BLOCK, bytes);
+    uint8_t *buf = aligned_alloc(WAL_BLOCK, bytes);
     if (buf == NULL) {
         return -ENOMEM;
     }
@@ -67,13 +67,13 @@ static int grow(rguard_wal* w, size_t bytes)
 
 /* Brings the blocks that hold @entry into read_buf. Reading forward, as a replay does, takes a
  * window of what follows along; everything else, also the same record again, goes to the device. */
-static int fetch(rguard_wal* w, uint64_t index, const struct wal_entry* entry)
+static int fetch(rguard_wal *w, uint64_t index, const struct wal_entry *entry)
 {
     bool forward = index == w->read_next && w->read_next != 0;
     if (forward && entry->lsn >= w->read_from && entry->lsn + entry->len <= w->read_until) {
         return 0;
     }
-    const struct wal_segment* segment = rguard__wal_segments_find(&w->segments, entry->lsn);
+    const struct wal_segment *segment = rguard__wal_segments_find(&w->segments, entry->lsn);
     RGUARD_ASSERT(segment != NULL);
     uint64_t from = entry->lsn / WAL_BLOCK * WAL_BLOCK;
     uint64_t until = (entry->lsn + entry->len + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK;
@@ -105,10 +105,10 @@ static int fetch(rguard_wal* w, uint64_t index, const struct wal_entry* entry)
     return entry->lsn + entry->len <= w->read_until ? 0 : RGUARD_ECHECKSUM;
 }
 
-int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out, void* buf,
+int rguard_wal_read(rguard_wal *w, uint64_t index, struct rguard_wal_record *out, void *buf,
                     size_t cap)
 {
-    const struct wal_entry* entry = rguard__wal_index_get(&w->index, index);
+    const struct wal_entry *entry = rguard__wal_index_get(&w->index, index);
     int rc = rguard_wal_stat(w, index, out);
     if (rc != 0) {
         return rc;
@@ -129,27 +129,27 @@ int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out
     return good ? 0 : RGUARD_ECHECKSUM;
 }
 
-uint64_t rguard_wal_first_index(const rguard_wal* w)
+uint64_t rguard_wal_first_index(const rguard_wal *w)
 {
     return w->tail_index > w->base_index ? w->base_index + 1 : 0;
 }
 
-uint64_t rguard_wal_last_index(const rguard_wal* w)
+uint64_t rguard_wal_last_index(const rguard_wal *w)
 {
     return w->tail_index;
 }
 
-const char* rguard_wal_backend(const rguard_wal* w)
+const char *rguard_wal_backend(const rguard_wal *w)
 {
     return w->disk->ops->name;
 }
 
-int rguard_wal_poisoned(const rguard_wal* w)
+int rguard_wal_poisoned(const rguard_wal *w)
 {
     return w->poisoned;
 }
 
-int rguard_wal_stats(const rguard_wal* w, struct rguard_wal_stats* stats)
+int rguard_wal_stats(const rguard_wal *w, struct rguard_wal_stats *stats)
 {
     struct rguard_wal_stats all = w->stats;
     size_t size = stats->size < sizeof all ? stats->size : sizeof all;

@@ -15,7 +15,7 @@ struct row
 {
     uint32_t condition; /* 0: always */
     uint32_t verdict;
-    const char* advice;
+    const char *advice;
 };
 
 /* The verdict is that of the first row whose condition was found. The order matters, and where it
@@ -79,9 +79,9 @@ static const struct row verdicts[] = {
     {0, RGUARD_WAL_CLEAN_END, ""},
 };
 
-enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char** advice)
+enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **advice)
 {
-    const struct row* row = verdicts;
+    const struct row *row = verdicts;
     while (row->condition != 0 && (conditions & row->condition) == 0) {
         row++;
     }
@@ -91,7 +91,7 @@ enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char** ad
     return (enum rguard_wal_verdict)row->verdict;
 }
 
-const char* rguard_wal_verdict_name(uint32_t verdict)
+const char *rguard_wal_verdict_name(uint32_t verdict)
 {
     switch (verdict) {
 #define RGUARD_WAL_VERDICT_NAME(name, value, text) \
@@ -113,7 +113,7 @@ int rguard__wal_verdict_error(uint32_t verdict)
 
 /* ---- report ---- */
 
-static void range_text(const struct wal_damage* d, char* text, size_t len)
+static void range_text(const struct wal_damage *d, char *text, size_t len)
 {
     if (d->first_index == 0) {
         text[0] = '\0';
@@ -125,9 +125,9 @@ static void range_text(const struct wal_damage* d, char* text, size_t len)
     }
 }
 
-void rguard__wal_report(const struct wal_scan* s, struct rguard_wal_report* r)
+void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *r)
 {
-    const char* advice;
+    const char *advice;
     char range[64];
     memset(r, 0, sizeof *r);
     r->size = sizeof *r;
@@ -174,12 +174,12 @@ void rguard__wal_report(const struct wal_scan* s, struct rguard_wal_report* r)
 /* Zeroes, durably, what lies behind the end, so that appends go over zeros again. Files behind the
  * last used segment go as a whole: if they are not empty, parts of the torn batch are all they
  * hold. */
-int rguard__wal_cut(struct wal_scan* s)
+int rguard__wal_cut(struct wal_scan *s)
 {
-    const struct rguard_disk_ops* ops = s->disk->ops;
-    const struct wal_segment* g = &s->segments.v[s->last_segment];
+    const struct rguard_disk_ops *ops = s->disk->ops;
+    const struct wal_segment *g = &s->segments.v[s->last_segment];
     char name[WAL_NAME_MAX];
-    struct rguard_file* f;
+    struct rguard_file *f;
     rguard__wal_segment_name(g->sequence, name);
     int rc = ops->open(s->disk, name, O_RDWR, &f);
     if (rc != 0) {
@@ -201,7 +201,7 @@ int rguard__wal_cut(struct wal_scan* s)
 
 /* ---- a log in use ---- */
 
-static void reset_scan(struct wal_scan* s)
+static void reset_scan(struct wal_scan *s)
 {
     struct wal_scan fresh = {.disk = s->disk,
                              .options = s->options,
@@ -217,7 +217,7 @@ static void reset_scan(struct wal_scan* s)
 /* Without the lock, a writer may be at work: what looks torn is being written, what looks like a
  * hole was filled after we had passed it, a file that was listed has been dropped. All that moves
  * on; damage does not. So a finding counts when two scans in a row agree on it. */
-void rguard__wal_scan_stable(struct wal_scan* s, struct rguard_wal_report* report)
+void rguard__wal_scan_stable(struct wal_scan *s, struct rguard_wal_report *report)
 {
     struct rguard_wal_report before;
     rguard__wal_scan(s);

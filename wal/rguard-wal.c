@@ -36,14 +36,14 @@ enum code {
 
 struct args
 {
-    const char* dir;
+    const char *dir;
     bool json;
     uint64_t records, size, seed, batch;
     bool no_close;
 };
 
-static int look(const struct args* a, bool dump);
-static int fill(const struct args* a);
+static int look(const struct args *a, bool dump);
+static int fill(const struct args *a);
 
 static volatile sig_atomic_t interrupted;
 
@@ -53,7 +53,7 @@ static void on_interrupt(int signo)
     interrupted = 1;
 }
 
-static int usage(FILE* to)
+static int usage(FILE *to)
 {
     (void)fprintf(
         to,
@@ -80,7 +80,7 @@ static int usage(FILE* to)
     return to == stdout ? CODE_CLEAN : CODE_USAGE;
 }
 
-static int complain(const char* what, const char* why, int code)
+static int complain(const char *what, const char *why, int code)
 {
     (void)fflush(stdout); /* in the order in which it happened, where both go to one place */
     (void)fprintf(stderr, "rguard-wal: %s: %s\n", what, why);
@@ -89,9 +89,9 @@ static int complain(const char* what, const char* why, int code)
 
 /* ---- arguments ---- */
 
-static bool number(const char* text, uint64_t min, uint64_t max, uint64_t* out)
+static bool number(const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
-    char* end;
+    char *end;
     errno = 0;
     if (text[0] < '0' || text[0] > '9') {
         return false;
@@ -117,7 +117,7 @@ static const struct option longs[] = {{"json", no_argument, NULL, OPT_JSON},
                                       {NULL, 0, NULL, 0}};
 
 /* 0: go on; otherwise the program is over, with this exit code - 1. */
-static int parse(int argc, char** argv, struct args* a, bool* fill_options)
+static int parse(int argc, char **argv, struct args *a, bool *fill_options)
 {
     int opt;
     while ((opt = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
@@ -157,7 +157,7 @@ static int parse(int argc, char** argv, struct args* a, bool* fill_options)
     return 0;
 }
 
-static int run(int argc, char** argv)
+static int run(int argc, char **argv)
 {
     struct args a = {.records = 1000, .size = 512, .seed = 1, .batch = 16};
     struct rguard_fp_error err;
@@ -169,7 +169,7 @@ static int run(int argc, char** argv)
     if (argc - optind != 2) {
         return usage(stderr);
     }
-    const char* command = argv[optind];
+    const char *command = argv[optind];
     a.dir = argv[optind + 1];
     bool filling = strcmp(command, "fill") == 0, dump = strcmp(command, "dump") == 0;
     if ((!filling && !dump && strcmp(command, "verify") != 0) || (fill_options && !filling)) {
@@ -183,7 +183,7 @@ static int run(int argc, char** argv)
     return code;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     int code = run(argc, argv);
     if (fflush(stdout) != 0 || ferror(stdout)) {
@@ -202,7 +202,7 @@ static uint64_t now_ms(void)
 }
 
 /* On a terminal, for anything that takes more than a second. @verb NULL wipes it. */
-static void progress(const char* verb, uint64_t n, const char* unit)
+static void progress(const char *verb, uint64_t n, const char *unit)
 {
     static uint64_t started, shown;
     uint64_t now = now_ms();
@@ -228,17 +228,17 @@ struct batch
 
 struct view
 {
-    struct batch* v;
+    struct batch *v;
     size_t n, capacity;
     bool keep;
     bool out_of_memory;
 };
 
 /* A second scan starts at the front again. */
-static void visit(void* user, const struct wal_segment* segment, uint64_t offset,
-                  const uint8_t* buf, const struct wal_batch_header* h)
+static void visit(void *user, const struct wal_segment *segment, uint64_t offset,
+                  const uint8_t *buf, const struct wal_batch_header *h)
 {
-    struct view* view = user;
+    struct view *view = user;
     (void)buf;
     progress("scanned", (segment->first_lsn + offset) >> 20, "MiB");
     if (!view->keep) {
@@ -249,7 +249,7 @@ static void visit(void* user, const struct wal_segment* segment, uint64_t offset
     }
     if (view->n == view->capacity) {
         size_t capacity = view->capacity == 0 ? 256 : 2 * view->capacity;
-        struct batch* v = realloc(view->v, capacity * sizeof *v);
+        struct batch *v = realloc(view->v, capacity * sizeof *v);
         if (v == NULL) {
             view->out_of_memory = true;
             return;
@@ -260,7 +260,7 @@ static void visit(void* user, const struct wal_segment* segment, uint64_t offset
     view->v[view->n++] = (struct batch){*h, offset};
 }
 
-static void json_string(const char* key, const char* text, const char* after)
+static void json_string(const char *key, const char *text, const char *after)
 {
     (void)printf("\"%s\": \"", key);
     for (; *text != '\0'; text++) {
@@ -276,8 +276,8 @@ static void json_string(const char* key, const char* text, const char* after)
     (void)printf("\"%s", after);
 }
 
-static void json_report(const char* dir, const struct rguard_wal_report* r, int code,
-                        const struct wal_scan* s)
+static void json_report(const char *dir, const struct rguard_wal_report *r, int code,
+                        const struct wal_scan *s)
 {
     json_string("dir", dir, ",\n ");
     json_string("verdict", s->error != 0 ? "error" : rguard_wal_verdict_name(r->verdict), ",\n ");
@@ -301,12 +301,12 @@ static void json_report(const char* dir, const struct rguard_wal_report* r, int 
     json_string("message", r->message, "");
 }
 
-static void json_dump(const struct wal_scan* s, const struct view* view)
+static void json_dump(const struct wal_scan *s, const struct view *view)
 {
     char name[WAL_NAME_MAX];
     (void)printf(",\n \"batches\": [");
     for (size_t i = 0; i < view->n; i++) {
-        const struct wal_batch_header* h = &view->v[i].h;
+        const struct wal_batch_header *h = &view->v[i].h;
         rguard__wal_segment_name(h->segment, name);
         (void)printf("%s\n  {\"type\": \"%s\", \"file\": \"%s\", \"offset\": %" PRIu64
                      ", \"length\": %u, \"lsn\": %" PRIu64 ", \"acked_lsn\": %" PRIu64
@@ -316,10 +316,10 @@ static void json_dump(const struct wal_scan* s, const struct view* view)
                      h->length, h->lsn, h->acked_lsn, h->first_index, h->last_index, h->arg_index);
     }
     (void)printf("\n ],\n \"records\": [");
-    const char* comma = "";
+    const char *comma = "";
     for (size_t i = 0; i < s->index.n; i++) {
-        const struct wal_entry* e = rguard__wal_index_get(&s->index, s->index.first + i);
-        const struct wal_segment* g = rguard__wal_segments_find(&s->segments, e->lsn);
+        const struct wal_entry *e = rguard__wal_index_get(&s->index, s->index.first + i);
+        const struct wal_segment *g = rguard__wal_segments_find(&s->segments, e->lsn);
         if (e->lsn == 0 || g == NULL) {
             continue; /* lost in a damaged batch */
         }
@@ -334,11 +334,11 @@ static void json_dump(const struct wal_scan* s, const struct view* view)
     (void)printf("\n ]");
 }
 
-static void text_dump(const struct wal_scan* s, const struct view* view)
+static void text_dump(const struct wal_scan *s, const struct view *view)
 {
     char name[WAL_NAME_MAX];
     for (size_t i = 0; i < view->n; i++) {
-        const struct wal_batch_header* h = &view->v[i].h;
+        const struct wal_batch_header *h = &view->v[i].h;
         rguard__wal_segment_name(h->segment, name);
         (void)printf("%s offset %" PRIu64 ": %s, %u bytes, acked below %" PRIu64, name,
                      view->v[i].offset, rguard__wal_type_name(h->type), h->length, h->acked_lsn);
@@ -351,7 +351,7 @@ static void text_dump(const struct wal_scan* s, const struct view* view)
         }
         (void)putchar('\n');
         for (uint64_t k = h->first_index; h->type == WAL_DATA && k <= h->last_index; k++) {
-            const struct wal_entry* e = rguard__wal_index_get(&s->index, k);
+            const struct wal_entry *e = rguard__wal_index_get(&s->index, k);
             bool live = e != NULL && e->lsn >= h->lsn && e->lsn < h->lsn + h->length;
             if (live) {
                 (void)printf("  %" PRIu64 " term %" PRIu64 " type %u len %u crc %08x\n", k, e->term,
@@ -363,14 +363,14 @@ static void text_dump(const struct wal_scan* s, const struct view* view)
     }
 }
 
-static int code_of(const struct wal_scan* s, const struct rguard_wal_report* r)
+static int code_of(const struct wal_scan *s, const struct rguard_wal_report *r)
 {
     static const int codes[] = {CODE_CLEAN, CODE_TORN,    CODE_SUSPECT, CODE_CORRUPT,
                                 CODE_IO,    CODE_FOREIGN, CODE_FOREIGN};
     return s->error != 0 ? CODE_IO : codes[r->verdict];
 }
 
-static void text_report(const struct rguard_wal_report* r, const struct wal_scan* s)
+static void text_report(const struct rguard_wal_report *r, const struct wal_scan *s)
 {
     if (r->first_index != 0) {
         (void)printf("%s: records %" PRIu64 " to %" PRIu64 " (term %" PRIu64 ")",
@@ -385,9 +385,9 @@ static void text_report(const struct rguard_wal_report* r, const struct wal_scan
                  r->clean_close ? ", closed cleanly" : "");
 }
 
-static int look(const struct args* a, bool dump)
+static int look(const struct args *a, bool dump)
 {
-    struct rguard_disk* disk;
+    struct rguard_disk *disk;
     struct rguard_wal_report r;
     struct rguard_wal_options options = {.size = sizeof options, .read_only = true};
     struct view view = {.keep = dump};
@@ -438,16 +438,16 @@ static int look(const struct args* a, bool dump)
 
 /* ---- fill ---- */
 
-static int count_file(void* user, const char* name)
+static int count_file(void *user, const char *name)
 {
-    *(size_t*)user += strcmp(name, "lock") != 0;
+    *(size_t *)user += strcmp(name, "lock") != 0;
     return 0;
 }
 
 /* Only into an empty directory or a log that fill has made: a node's log has its id. */
-static int may_fill(const char* dir)
+static int may_fill(const char *dir)
 {
-    struct rguard_disk* disk;
+    struct rguard_disk *disk;
     struct rguard_wal_options options = {.size = sizeof options, .read_only = true};
     struct wal_scan s = {.options = &options};
     size_t files = 0;
@@ -474,7 +474,7 @@ static int may_fill(const char* dir)
     return code;
 }
 
-static void make_contents(uint64_t seed, uint64_t index, uint8_t* buf, size_t len)
+static void make_contents(uint64_t seed, uint64_t index, uint8_t *buf, size_t len)
 {
     uint64_t x = seed * 0x9e3779b97f4a7c15ULL + index;
     for (size_t i = 0; i < len; i++) {
@@ -485,21 +485,21 @@ static void make_contents(uint64_t seed, uint64_t index, uint8_t* buf, size_t le
 
 struct filling
 {
-    struct rguard_wal_record* records;
-    uint8_t* data;
+    struct rguard_wal_record *records;
+    uint8_t *data;
     int status;
 };
 
-static void filled(void* user, int status)
+static void filled(void *user, int status)
 {
-    ((struct filling*)user)->status = status;
+    ((struct filling *)user)->status = status;
 }
 
-static int append_batch(rguard_wal* w, const struct args* a, struct filling* f, uint64_t n)
+static int append_batch(rguard_wal *w, const struct args *a, struct filling *f, uint64_t n)
 {
     uint64_t index = rguard_wal_last_index(w);
     for (uint64_t i = 0; i < n; i++) {
-        uint8_t* data = f->data + i * a->size;
+        uint8_t *data = f->data + i * a->size;
         make_contents(a->seed, ++index, data, a->size);
         f->records[i] = (struct rguard_wal_record){
             .index = index, .term = 1, .type = 1, .len = (uint32_t)a->size, .data = data};
@@ -512,7 +512,7 @@ static int append_batch(rguard_wal* w, const struct args* a, struct filling* f, 
     return rc;
 }
 
-static int append_all(rguard_wal* w, const struct args* a, struct filling* f)
+static int append_all(rguard_wal *w, const struct args *a, struct filling *f)
 {
     uint64_t done = 0;
     while (done < a->records && !interrupted) {
@@ -531,12 +531,12 @@ static int append_all(rguard_wal* w, const struct args* a, struct filling* f)
                : CODE_CLEAN;
 }
 
-static int fill(const struct args* a)
+static int fill(const struct args *a)
 {
     struct rguard_wal_options options = {.size = sizeof options,
                                          .seed = a->seed != 0 ? a->seed : UINT64_MAX};
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     if (a->batch * a->size > FILL_BYTES_MAX) {
         return complain("--batch", "more than 64 MiB in one batch", CODE_USAGE);
     }

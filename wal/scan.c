@@ -19,12 +19,12 @@
 
 #define READ_CHUNK (1024u * 1024u)
 
-static void scan_directory(struct wal_scan* s);
-static void scan_meta(struct wal_scan* s);
-static void scan_headers(struct wal_scan* s);
-static void scan_segment(struct wal_scan* s, size_t k);
+static void scan_directory(struct wal_scan *s);
+static void scan_meta(struct wal_scan *s);
+static void scan_headers(struct wal_scan *s);
+static void scan_segment(struct wal_scan *s, size_t k);
 
-void rguard__wal_scan(struct wal_scan* s)
+void rguard__wal_scan(struct wal_scan *s)
 {
     scan_directory(s);
     if (s->error != 0 || s->empty || s->conditions != 0) {
@@ -49,7 +49,7 @@ void rguard__wal_scan(struct wal_scan* s)
     }
 }
 
-void rguard__wal_scan_free(struct wal_scan* s)
+void rguard__wal_scan_free(struct wal_scan *s)
 {
     free(s->sequences);
     free(s->segments.v);
@@ -59,8 +59,8 @@ void rguard__wal_scan_free(struct wal_scan* s)
 }
 
 /* The first finding is the one that is told. */
-void rguard__wal_find(struct wal_scan* s, uint32_t condition, uint64_t segment, uint64_t offset,
-                      const char* format, ...)
+void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, uint64_t offset,
+                      const char *format, ...)
 {
     if (s->what[0] == '\0') {
         va_list args;
@@ -73,7 +73,7 @@ void rguard__wal_find(struct wal_scan* s, uint32_t condition, uint64_t segment, 
     s->conditions |= condition;
 }
 
-static void fail(struct wal_scan* s, int error, const char* name)
+static void fail(struct wal_scan *s, int error, const char *name)
 {
     if (s->error == 0) {
         s->error = error;
@@ -85,9 +85,9 @@ static void fail(struct wal_scan* s, int error, const char* name)
 
 /* Other programs' logs that somebody may point us at by mistake. Any other file is none of our
  * business: snapshots, traces and the like live beside the log. */
-static bool alien(const char* name)
+static bool alien(const char *name)
 {
-    static const char* const exact[] = {"metadata1", "metadata2", "data.mdb", "CURRENT", "member"};
+    static const char *const exact[] = {"metadata1", "metadata2", "data.mdb", "CURRENT", "member"};
     for (size_t i = 0; i < sizeof exact / sizeof exact[0]; i++) {
         if (strcmp(name, exact[i]) == 0) {
             return true;
@@ -98,14 +98,14 @@ static bool alien(const char* name)
 
 struct listing
 {
-    struct wal_scan* s;
+    struct wal_scan *s;
     char alien[64];
 };
 
-static int list_one(void* user, const char* name)
+static int list_one(void *user, const char *name)
 {
-    struct listing* l = user;
-    struct wal_scan* s = l->s;
+    struct listing *l = user;
+    struct wal_scan *s = l->s;
     if (strcmp(name, "meta") == 0) {
         s->have_meta = true;
     }
@@ -118,7 +118,7 @@ static int list_one(void* user, const char* name)
     }
     if (s->n_sequences == s->sequences_capacity) {
         size_t capacity = s->sequences_capacity == 0 ? 64 : 2 * s->sequences_capacity;
-        uint64_t* v = realloc(s->sequences, capacity * sizeof *v);
+        uint64_t *v = realloc(s->sequences, capacity * sizeof *v);
         if (v == NULL) {
             return -ENOMEM;
         }
@@ -129,13 +129,13 @@ static int list_one(void* user, const char* name)
     return 0;
 }
 
-static int compare(const void* a, const void* b)
+static int compare(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t*)a, y = *(const uint64_t*)b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
 }
 
-static void scan_directory(struct wal_scan* s)
+static void scan_directory(struct wal_scan *s)
 {
     struct listing l = {.s = s};
     int rc = s->disk->ops->list(s->disk, list_one, &l);
@@ -157,7 +157,7 @@ static void scan_directory(struct wal_scan* s)
 
 /* ---- reading ---- */
 
-static bool grow(struct wal_scan* s, uint64_t bytes)
+static bool grow(struct wal_scan *s, uint64_t bytes)
 {
     if (bytes <= s->buf_bytes) {
         return true;
@@ -175,7 +175,7 @@ static bool grow(struct wal_scan* s, uint64_t bytes)
 
 /* Reads @len bytes from the start of @name into s->buf; what the file does not have is zero there.
  * Returns the bytes that were read, or a negative error that has been noted. */
-static int64_t read_file(struct wal_scan* s, const char* name, struct rguard_file* f, uint64_t len,
+static int64_t read_file(struct wal_scan *s, const char *name, struct rguard_file *f, uint64_t len,
                          uint64_t sequence)
 {
     if (!grow(s, len)) {
@@ -216,7 +216,7 @@ static const char pair_lost[] =
 
 /* The newest generation with a good copy, unless the other pair, which may have held a newer one,
  * is damaged as a whole. */
-static void choose_meta(struct wal_scan* s)
+static void choose_meta(struct wal_scan *s)
 {
     enum wal_header_state state[WAL_META_SLOTS];
     struct wal_meta slot[WAL_META_SLOTS];
@@ -247,7 +247,7 @@ static void choose_meta(struct wal_scan* s)
     s->warnings += s->meta_bad_copy;
 }
 
-static void check_node(struct wal_scan* s)
+static void check_node(struct wal_scan *s)
 {
     uint64_t wanted = s->options->node_id;
     if (wanted != 0 && s->meta.node_id != 0 && wanted != s->meta.node_id) {
@@ -257,9 +257,9 @@ static void check_node(struct wal_scan* s)
     }
 }
 
-static void scan_meta(struct wal_scan* s)
+static void scan_meta(struct wal_scan *s)
 {
-    struct rguard_file* f;
+    struct rguard_file *f;
     if (!s->have_meta) {
         /* Not a finding yet: creation writes segment 1 before it writes meta. */
         return;
@@ -280,10 +280,10 @@ static void scan_meta(struct wal_scan* s)
 
 /* Opens a segment. While another process may have left a write in flight in one of the last two
  * files, that write is waited for before anything is read. */
-static struct rguard_file* open_segment(struct wal_scan* s, uint64_t sequence, bool settle)
+static struct rguard_file *open_segment(struct wal_scan *s, uint64_t sequence, bool settle)
 {
     char name[WAL_NAME_MAX];
-    struct rguard_file* f;
+    struct rguard_file *f;
     rguard__wal_segment_name(sequence, name);
     settle = settle && !s->options->read_only;
     int rc = s->disk->ops->open(s->disk, name, settle ? O_RDWR : O_RDONLY, &f);
@@ -306,7 +306,7 @@ static struct rguard_file* open_segment(struct wal_scan* s, uint64_t sequence, b
 
 /* A file without a usable header that holds nothing else either: what a crash leaves of a segment
  * in the making, or a spare whose header has rotted. Reads the whole file. */
-static bool nothing_behind_header(struct wal_scan* s, const char* name, struct rguard_file* f,
+static bool nothing_behind_header(struct wal_scan *s, const char *name, struct rguard_file *f,
                                   int64_t size, uint64_t sequence)
 {
     if (size > (int64_t)(2 * WAL_SEGMENT_MAX)) {
@@ -320,7 +320,7 @@ static bool nothing_behind_header(struct wal_scan* s, const char* name, struct r
            rguard__wal_is_zero(s->buf + WAL_BLOCK, len - WAL_BLOCK);
 }
 
-static void push(struct wal_scan* s, struct wal_segments* to, const struct wal_segment* segment)
+static void push(struct wal_scan *s, struct wal_segments *to, const struct wal_segment *segment)
 {
     int rc = rguard__wal_segments_push(to, segment);
     if (rc != 0) {
@@ -328,7 +328,7 @@ static void push(struct wal_scan* s, struct wal_segments* to, const struct wal_s
     }
 }
 
-static void check_header(struct wal_scan* s, size_t i, struct rguard_file* f, const char* name)
+static void check_header(struct wal_scan *s, size_t i, struct rguard_file *f, const char *name)
 {
     uint64_t sequence = s->sequences[i];
     struct wal_segment_header h;
@@ -364,9 +364,9 @@ static void check_header(struct wal_scan* s, size_t i, struct rguard_file* f, co
 }
 
 /* Every segment from the first one that is needed, without a gap in numbers or addresses. */
-static void check_sequence(struct wal_scan* s)
+static void check_sequence(struct wal_scan *s)
 {
-    const struct wal_segments* g = &s->segments;
+    const struct wal_segments *g = &s->segments;
     uint64_t expected = s->meta.first_segment;
     for (size_t k = 0; k < g->n; k++) {
         bool joined = k == 0 || g->v[k].first_lsn == g->v[k - 1].first_lsn + g->v[k - 1].bytes;
@@ -382,7 +382,7 @@ static void check_sequence(struct wal_scan* s)
     }
 }
 
-static void scan_headers(struct wal_scan* s)
+static void scan_headers(struct wal_scan *s)
 {
     for (size_t i = 0; i < s->n_sequences && s->error == 0; i++) {
         char name[WAL_NAME_MAX];
@@ -392,7 +392,7 @@ static void scan_headers(struct wal_scan* s)
             push(s, &s->leftovers, &old);
             continue;
         }
-        struct rguard_file* f = open_segment(s, s->sequences[i], i + 2 >= s->n_sequences);
+        struct rguard_file *f = open_segment(s, s->sequences[i], i + 2 >= s->n_sequences);
         if (f == NULL) {
             return;
         }
@@ -413,12 +413,12 @@ static void scan_headers(struct wal_scan* s)
     check_sequence(s);
 }
 
-static void scan_segment(struct wal_scan* s, size_t k)
+static void scan_segment(struct wal_scan *s, size_t k)
 {
-    const struct wal_segment* segment = &s->segments.v[k];
+    const struct wal_segment *segment = &s->segments.v[k];
     char name[WAL_NAME_MAX];
     rguard__wal_segment_name(segment->sequence, name);
-    struct rguard_file* f = open_segment(s, segment->sequence, false);
+    struct rguard_file *f = open_segment(s, segment->sequence, false);
     if (f == NULL) {
         return;
     }
@@ -429,7 +429,7 @@ static void scan_segment(struct wal_scan* s, size_t k)
 }
 
 /* Before the lock file is created: is this somebody else's directory? */
-bool rguard__wal_foreign(struct rguard_disk* disk)
+bool rguard__wal_foreign(struct rguard_disk *disk)
 {
     struct wal_scan s = {.disk = disk};
     scan_directory(&s);

@@ -26,7 +26,7 @@ void rguard__wal_segment_name(uint64_t sequence, char name[WAL_NAME_MAX])
     (void)snprintf(name, WAL_NAME_MAX, "%020" PRIu64 ".wal", sequence);
 }
 
-uint64_t rguard__wal_segment_parse(const char* name)
+uint64_t rguard__wal_segment_parse(const char *name)
 {
     char again[WAL_NAME_MAX];
     if (strlen(name) != 24 || strspn(name, "0123456789") != 20) {
@@ -37,11 +37,11 @@ uint64_t rguard__wal_segment_parse(const char* name)
     return strcmp(name, again) == 0 ? sequence : 0;
 }
 
-int rguard__wal_segments_push(struct wal_segments* s, const struct wal_segment* segment)
+int rguard__wal_segments_push(struct wal_segments *s, const struct wal_segment *segment)
 {
     if (s->n == s->capacity) {
         size_t capacity = s->capacity == 0 ? 16 : 2 * s->capacity;
-        struct wal_segment* v = realloc(s->v, capacity * sizeof *v);
+        struct wal_segment *v = realloc(s->v, capacity * sizeof *v);
         if (v == NULL) {
             return -ENOMEM;
         }
@@ -52,7 +52,7 @@ int rguard__wal_segments_push(struct wal_segments* s, const struct wal_segment* 
     return 0;
 }
 
-const struct wal_segment* rguard__wal_segments_find(const struct wal_segments* s, uint64_t lsn)
+const struct wal_segment *rguard__wal_segments_find(const struct wal_segments *s, uint64_t lsn)
 {
     size_t low = 0, high = s->n;
     while (low < high) {
@@ -70,7 +70,7 @@ const struct wal_segment* rguard__wal_segments_find(const struct wal_segments* s
 
 /* ---- making one ---- */
 
-static void spare_discard(rguard_wal* w, enum wal_spare_state state)
+static void spare_discard(rguard_wal *w, enum wal_spare_state state)
 {
     char name[WAL_NAME_MAX];
     if (w->spare.file != NULL) {
@@ -82,13 +82,13 @@ static void spare_discard(rguard_wal* w, enum wal_spare_state state)
     w->spare.state = state;
 }
 
-static int spare_begin(rguard_wal* w, uint64_t bytes)
+static int spare_begin(rguard_wal *w, uint64_t bytes)
 {
-    struct wal_spare* spare = &w->spare;
+    struct wal_spare *spare = &w->spare;
     char name[WAL_NAME_MAX];
     struct wal_segment s = {.sequence = 1, .first_lsn = 0, .bytes = bytes};
     if (w->segments.n > 0) {
-        const struct wal_segment* current = &w->segments.v[w->segments.n - 1];
+        const struct wal_segment *current = &w->segments.v[w->segments.n - 1];
         s.sequence = current->sequence + 1;
         s.first_lsn = current->first_lsn + current->bytes;
     }
@@ -101,7 +101,7 @@ static int spare_begin(rguard_wal* w, uint64_t bytes)
     return rc;
 }
 
-static int write_header(rguard_wal* w, const struct wal_segment* s, struct rguard_file* f)
+static int write_header(rguard_wal *w, const struct wal_segment *s, struct rguard_file *f)
 {
     struct wal_segment_header h = {
         .node_id = w->meta.node_id,
@@ -112,7 +112,7 @@ static int write_header(rguard_wal* w, const struct wal_segment* s, struct rguar
     };
     memcpy(h.uuid, w->meta.uuid, WAL_UUID);
     rguard__wal_segment_seal(&h);
-    uint8_t* block = aligned_alloc(WAL_BLOCK, WAL_BLOCK);
+    uint8_t *block = aligned_alloc(WAL_BLOCK, WAL_BLOCK);
     if (block == NULL) {
         return -ENOMEM;
     }
@@ -123,16 +123,16 @@ static int write_header(rguard_wal* w, const struct wal_segment* s, struct rguar
     return rc;
 }
 
-static bool in_the_making(const struct wal_spare* spare)
+static bool in_the_making(const struct wal_spare *spare)
 {
     return spare->state >= WAL_SPARE_ZEROING && spare->state < WAL_SPARE_READY;
 }
 
 /* One bounded piece of work, so that an event loop is never away for the whole of it. */
-int rguard__wal_spare_step(rguard_wal* w)
+int rguard__wal_spare_step(rguard_wal *w)
 {
-    struct wal_spare* spare = &w->spare;
-    const struct rguard_disk_ops* ops = w->disk->ops;
+    struct wal_spare *spare = &w->spare;
+    const struct rguard_disk_ops *ops = w->disk->ops;
     if (spare->state == WAL_SPARE_NONE) {
         return spare_begin(w, w->options.segment_bytes);
     }
@@ -164,28 +164,28 @@ int rguard__wal_spare_step(rguard_wal* w)
 }
 
 /* How full the current segment is, in quarters. */
-static uint64_t quarters(const rguard_wal* w)
+static uint64_t quarters(const rguard_wal *w)
 {
-    const struct wal_segment* current = &w->segments.v[w->segments.n - 1];
+    const struct wal_segment *current = &w->segments.v[w->segments.n - 1];
     return (w->end - current->first_lsn) / (current->bytes / 4);
 }
 
-bool rguard__wal_spare_wanted(const rguard_wal* w)
+bool rguard__wal_spare_wanted(const rguard_wal *w)
 {
     return w->poisoned == 0 &&
            (in_the_making(&w->spare) || (w->spare.state == WAL_SPARE_NONE && quarters(w) >= 2));
 }
 
 /* A writer that is never idle gets its spare made while it waits for the disk. */
-bool rguard__wal_spare_urgent(const rguard_wal* w)
+bool rguard__wal_spare_urgent(const rguard_wal *w)
 {
     return rguard__wal_spare_wanted(w) && quarters(w) >= 3;
 }
 
 /* Makes the spare the current segment, finishing or replacing it first. */
-static int advance(rguard_wal* w, uint64_t batch)
+static int advance(rguard_wal *w, uint64_t batch)
 {
-    struct wal_spare* spare = &w->spare;
+    struct wal_spare *spare = &w->spare;
     uint64_t need = WAL_FIRST_BATCH + batch;
     if (spare->file != NULL && spare->segment.bytes < need) {
         spare_discard(w, WAL_SPARE_NONE);
@@ -214,21 +214,21 @@ static int advance(rguard_wal* w, uint64_t batch)
     return 0;
 }
 
-int rguard__wal_segment_first(rguard_wal* w)
+int rguard__wal_segment_first(rguard_wal *w)
 {
     return advance(w, 0);
 }
 
-int rguard__wal_segment_room(rguard_wal* w, uint64_t bytes)
+int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes)
 {
-    const struct wal_segment* current = &w->segments.v[w->segments.n - 1];
+    const struct wal_segment *current = &w->segments.v[w->segments.n - 1];
     if (w->end + bytes <= current->first_lsn + current->bytes) {
         return 0;
     }
     return advance(w, bytes);
 }
 
-int rguard__wal_segments_drop(rguard_wal* w, uint64_t first_sequence)
+int rguard__wal_segments_drop(rguard_wal *w, uint64_t first_sequence)
 {
     size_t n = 0;
     int rc = 0;

@@ -40,7 +40,7 @@ enum rguard_wal_verdict {
 #undef RGUARD_WAL_VERDICT_ENUM
 };
 
-RGUARD_API const char* rguard_wal_verdict_name(uint32_t verdict);
+RGUARD_API const char *rguard_wal_verdict_name(uint32_t verdict);
 
 struct rguard_wal_record
 {
@@ -50,7 +50,7 @@ struct rguard_wal_record
     uint32_t len;  /* bytes of data, 0 allowed, at most max_record_bytes */
     uint32_t crc;  /* CRC32C of data; output of reads, ignored by append */
     uint32_t reserved;
-    const void* data;
+    const void *data;
 };
 
 struct rguard_wal_options
@@ -59,7 +59,7 @@ struct rguard_wal_options
     uint64_t node_id;        /* stored at creation, compared at every open; 0 = do not compare */
     size_t segment_bytes;    /* multiple of 4096; 0 = 8 MiB */
     size_t max_record_bytes; /* 0 = 8 MiB */
-    const char* backend; /* "uring", "sync", or NULL: RGUARD_WAL_BACKEND, else uring with automatic
+    const char *backend; /* "uring", "sync", or NULL: RGUARD_WAL_BACKEND, else uring with automatic
                           * fallback to sync where io_uring is refused */
     unsigned mark_idle_ms; /* a MARK batch follows after so much idle time; 0 = 20 */
     bool read_only;        /* takes no lock, writes nothing, repairs nothing */
@@ -93,63 +93,63 @@ struct rguard_wal_report
  * 0: ready; verdict is CLEAN_END or TORN_TAIL (the tail was cut, durably, before this returns).
  * RGUARD_ESUSPECT, RGUARD_ECORRUPT, -EIO, RGUARD_EFOREIGN, RGUARD_EUNSUPPORTED, RGUARD_ELOCKED or
  * -errno: *out is untouched, no byte of any file has changed and @report says why. */
-RGUARD_API int rguard_wal_open(const char* dir, const struct rguard_wal_options* options,
-                               rguard_wal** out, struct rguard_wal_report* report);
+RGUARD_API int rguard_wal_open(const char *dir, const struct rguard_wal_options *options,
+                               rguard_wal **out, struct rguard_wal_report *report);
 
 /* Writes CLOSE and the clean flag when everything before succeeded, waits for what is in flight
  * (its callbacks run), releases. Callbacks of queued appends get RGUARD_ECANCELED only if the log
  * is poisoned. NULL is allowed. Returns 0 or the error that made the close unclean; RGUARD_ESTATE
  * (and nothing happens) from inside a callback. */
-RGUARD_API int rguard_wal_close(rguard_wal* w);
+RGUARD_API int rguard_wal_close(rguard_wal *w);
 
 /* Called from rguard_wal_process(), rguard_wal_flush() or rguard_wal_close(), never from append.
  * @status 0: durable. Otherwise the log is poisoned: this and every later append fails. */
-typedef void (*rguard_wal_append_cb)(void* user, int status);
+typedef void (*rguard_wal_append_cb)(void *user, int status);
 
 /* Queues @n records (indexes continue the log without a gap) as one unit. Record data must stay
  * valid until the callback; the array itself is copied. Callbacks run in order. Returns 0,
  * RGUARD_EPOISONED, RGUARD_ETOOBIG, -EINVAL (gap, decreasing term). Allocates nothing after the
  * first few calls. */
-RGUARD_API int rguard_wal_append(rguard_wal* w, const struct rguard_wal_record* records, size_t n,
-                                 rguard_wal_append_cb cb, void* user);
+RGUARD_API int rguard_wal_append(rguard_wal *w, const struct rguard_wal_record *records, size_t n,
+                                 rguard_wal_append_cb cb, void *user);
 
 /* Event loop integration: poll fd for reading, call process() when readable or when timeout_ms has
  * passed (-1 = never). process() submits, completes and runs callbacks and returns 0 or
  * RGUARD_EPOISONED. On the uring back end it does not wait for batches (the sync one writes in
  * place), but it makes the next segment in steps: ~0.3 ms each, three of them a sync, which a busy
  * device may stretch to tens of milliseconds. */
-RGUARD_API int rguard_wal_fd(const rguard_wal* w);
-RGUARD_API int rguard_wal_timeout_ms(const rguard_wal* w);
-RGUARD_API int rguard_wal_process(rguard_wal* w);
+RGUARD_API int rguard_wal_fd(const rguard_wal *w);
+RGUARD_API int rguard_wal_timeout_ms(const rguard_wal *w);
+RGUARD_API int rguard_wal_process(rguard_wal *w);
 
 /* Blocks until nothing is queued or in flight. 0 or RGUARD_EPOISONED. */
-RGUARD_API int rguard_wal_flush(rguard_wal* w);
+RGUARD_API int rguard_wal_flush(rguard_wal *w);
 
 /* Removes records from @from_index on. Ordered after the appends before it and before the appends
  * after it: the TRUNC batch goes through the same queue, and an append acknowledged later implies
  * it is durable. Returns at once; rguard_wal_last_index() is from_index - 1 afterwards. */
-RGUARD_API int rguard_wal_truncate_suffix(rguard_wal* w, uint64_t from_index);
+RGUARD_API int rguard_wal_truncate_suffix(rguard_wal *w, uint64_t from_index);
 
 /* Forgets records up to and including @upto_index (covered by a snapshot). Whole segments are
  * removed; the rest stays on disk unseen. Blocking, rare. */
-RGUARD_API int rguard_wal_truncate_prefix(rguard_wal* w, uint64_t upto_index);
+RGUARD_API int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index);
 
 /* A snapshot at (@index, @term) replaces the whole log: the next append has index + 1. Ordered like
  * truncate_suffix, but blocks until RESET is durable. */
-RGUARD_API int rguard_wal_reset(rguard_wal* w, uint64_t index, uint64_t term);
+RGUARD_API int rguard_wal_reset(rguard_wal *w, uint64_t index, uint64_t term);
 
-RGUARD_API uint64_t rguard_wal_first_index(const rguard_wal* w); /* 0 when empty */
-RGUARD_API uint64_t rguard_wal_last_index(const rguard_wal* w);  /* 0 or base_index when empty */
+RGUARD_API uint64_t rguard_wal_first_index(const rguard_wal *w); /* 0 when empty */
+RGUARD_API uint64_t rguard_wal_last_index(const rguard_wal *w);  /* 0 or base_index when empty */
 
 /* Identity of a durable record without its data: fills everything but @out->data. -ENOENT. */
-RGUARD_API int rguard_wal_stat(const rguard_wal* w, uint64_t index, struct rguard_wal_record* out);
+RGUARD_API int rguard_wal_stat(const rguard_wal *w, uint64_t index, struct rguard_wal_record *out);
 
 /* Reads a durable record from disk (never from the page cache) into @buf and verifies its
  * checksums. Reading forward takes up to 256 KiB of what follows along, so a replay costs few
  * reads; the same record again is read again. -ENOENT, -ENOSPC when @cap is too small (out->len
  * says how much), RGUARD_ECHECKSUM, -EIO. */
-RGUARD_API int rguard_wal_read(rguard_wal* w, uint64_t index, struct rguard_wal_record* out,
-                               void* buf, size_t cap);
+RGUARD_API int rguard_wal_read(rguard_wal *w, uint64_t index, struct rguard_wal_record *out,
+                               void *buf, size_t cap);
 
 /* ---- damaged logs ---------------------------------------------------------------------------- *
  *
@@ -182,13 +182,13 @@ struct rguard_wal_fault
 
 /* Copies up to @cap faults, oldest first, into @out (may be NULL with cap 0) and says in @n how many there
  * are. Includes what rguard_wal_scrub_step() has found since. */
-RGUARD_API int rguard_wal_faults(const rguard_wal* w, struct rguard_wal_fault* out, size_t cap,
-                                 size_t* n);
+RGUARD_API int rguard_wal_faults(const rguard_wal *w, struct rguard_wal_fault *out, size_t cap,
+                                 size_t *n);
 
 /* Identity of a record that is damaged, where it survived: term, type, len and crc are filled. -ENOENT:
  * not damaged or identity lost. */
-RGUARD_API int rguard_wal_fault_record(const rguard_wal* w, uint64_t index,
-                                       struct rguard_wal_record* out);
+RGUARD_API int rguard_wal_fault_record(const rguard_wal *w, uint64_t index,
+                                       struct rguard_wal_record *out);
 
 /* Puts a peer's copy of a damaged record in place. Where the identity survived only the identical (index,
  * term, crc) is accepted; where it is lost only what the caller vouches for: @committed is the peer's commit
@@ -196,31 +196,31 @@ RGUARD_API int rguard_wal_fault_record(const rguard_wal* w, uint64_t index,
  * RGUARD_EREFUSED: identity lost and above @committed; -ENOENT: no damage at this index. Journalled in
  * the file "repair" and idempotent: a crash at any point leaves either the damage or the repair. The last
  * record of a range makes the batch durable and re-verifies it from the device. Blocking. */
-RGUARD_API int rguard_wal_repair_put(rguard_wal* w, const struct rguard_wal_record* record,
+RGUARD_API int rguard_wal_repair_put(rguard_wal *w, const struct rguard_wal_record *record,
                                      uint64_t committed);
 
 /* Cuts the log in @dir behind its last intact record before the first damage. @accept_data_loss is needed
  * when the verdict is CORRUPT (RGUARD_EREFUSED otherwise, @report says what would be lost). A copy of
  * everything that is dropped goes into "quarantine-<lsn>" first. @dry_run changes nothing. The log must not be
  * in use. 0 also when there is nothing to cut. */
-RGUARD_API int rguard_wal_drop_tail(const char* dir, bool accept_data_loss, bool dry_run,
-                                    struct rguard_wal_report* report);
+RGUARD_API int rguard_wal_drop_tail(const char *dir, bool accept_data_loss, bool dry_run,
+                                    struct rguard_wal_report *report);
 
 /* Verifies the next @max_bytes of acknowledged batches on the device and goes on from there with the next
  * call, round and round. *done is 1 when a round has just been completed. Damage is added to
  * rguard_wal_faults(), RGUARD_ECORRUPT comes back, and the log goes on as it is. The caller limits the rate. */
-RGUARD_API int rguard_wal_scrub_step(rguard_wal* w, size_t max_bytes, int* done);
+RGUARD_API int rguard_wal_scrub_step(rguard_wal *w, size_t max_bytes, int *done);
 
 /* Term and vote, one checksummed generation, two copies, durable before it returns (~0.4 ms).
  * Refuses (RGUARD_EVOTED) a second, different vote in one term, and -EINVAL a lower term. */
-RGUARD_API int rguard_wal_meta_set(rguard_wal* w, uint64_t term, uint64_t vote);
-RGUARD_API void rguard_wal_meta_get(const rguard_wal* w, uint64_t* term, uint64_t* vote);
+RGUARD_API int rguard_wal_meta_set(rguard_wal *w, uint64_t term, uint64_t vote);
+RGUARD_API void rguard_wal_meta_get(const rguard_wal *w, uint64_t *term, uint64_t *vote);
 
 /* "uring" or "sync". */
-RGUARD_API const char* rguard_wal_backend(const rguard_wal* w);
+RGUARD_API const char *rguard_wal_backend(const rguard_wal *w);
 
 /* 0, or the error that poisoned the log. */
-RGUARD_API int rguard_wal_poisoned(const rguard_wal* w);
+RGUARD_API int rguard_wal_poisoned(const rguard_wal *w);
 
 struct rguard_wal_stats
 {
@@ -229,7 +229,7 @@ struct rguard_wal_stats
     uint64_t marks, segments;
     uint64_t in_flight_records; /* queued or being written */
 };
-RGUARD_API int rguard_wal_stats(const rguard_wal* w, struct rguard_wal_stats* stats);
+RGUARD_API int rguard_wal_stats(const rguard_wal *w, struct rguard_wal_stats *stats);
 
 #ifdef __cplusplus
 }

@@ -34,20 +34,20 @@ struct wal_entry
 /* Live records first .. first + n - 1 in a ring of 2^k entries. */
 struct wal_index
 {
-    struct wal_entry* ring;
+    struct wal_entry *ring;
     size_t capacity;
     size_t head; /* slot of first */
     size_t n;
     uint64_t first;
 };
 
-int rguard__wal_index_reserve(struct wal_index* ix, size_t n);
-void rguard__wal_index_push(struct wal_index* ix, const struct wal_entry* entry);
-void rguard__wal_index_clear(struct wal_index* ix, uint64_t next);
-void rguard__wal_index_drop_from(struct wal_index* ix, uint64_t from);
-void rguard__wal_index_drop_upto(struct wal_index* ix, uint64_t upto);
-const struct wal_entry* rguard__wal_index_get(const struct wal_index* ix, uint64_t index);
-void rguard__wal_index_free(struct wal_index* ix);
+int rguard__wal_index_reserve(struct wal_index *ix, size_t n);
+void rguard__wal_index_push(struct wal_index *ix, const struct wal_entry *entry);
+void rguard__wal_index_clear(struct wal_index *ix, uint64_t next);
+void rguard__wal_index_drop_from(struct wal_index *ix, uint64_t from);
+void rguard__wal_index_drop_upto(struct wal_index *ix, uint64_t upto);
+const struct wal_entry *rguard__wal_index_get(const struct wal_index *ix, uint64_t index);
+void rguard__wal_index_free(struct wal_index *ix);
 
 /* ---- segments ---- */
 
@@ -58,7 +58,7 @@ struct wal_segment
 
 struct wal_segments
 {
-    struct wal_segment* v; /* ascending; the last one is being written */
+    struct wal_segment *v; /* ascending; the last one is being written */
     size_t n, capacity;
 };
 
@@ -77,7 +77,7 @@ struct wal_spare
 {
     enum wal_spare_state state;
     struct wal_segment segment;
-    struct rguard_file* file;
+    struct rguard_file *file;
     uint64_t zeroed;
 };
 
@@ -87,39 +87,39 @@ struct wal_spare
 
 struct wal_request
 {
-    struct wal_request* next;
+    struct wal_request *next;
     uint32_t type; /* enum wal_batch_type */
     int status;
-    struct rguard_wal_record* records; /* array kept and reused with the node */
+    struct rguard_wal_record *records; /* array kept and reused with the node */
     size_t n, capacity;
     size_t taken;        /* records that are durable */
     uint64_t visible_to; /* a truncation that was queued later hides records above */
     uint64_t arg_index, arg_term;
     rguard_wal_append_cb cb;
-    void* user;
+    void *user;
 };
 
 struct wal_queue
 {
-    struct wal_request* head;
-    struct wal_request* tail;
+    struct wal_request *head;
+    struct wal_request *tail;
 };
 
 /* ---- the handle ---- */
 
 struct rguard_wal
 {
-    struct rguard_disk* disk;
+    struct rguard_disk *disk;
     int lock_fd; /* -1: none */
     struct rguard_wal_options options;
     uint64_t random_state; /* 0: the system's generator */
 
     struct wal_meta meta; /* the newest durable generation */
-    struct rguard_file* meta_file;
-    uint8_t* meta_block; /* one aligned block to write from */
+    struct rguard_file *meta_file;
+    uint8_t *meta_block; /* one aligned block to write from */
 
     struct wal_segments segments;
-    struct rguard_file* file; /* of the last segment */
+    struct rguard_file *file; /* of the last segment */
     uint64_t end;             /* LSN of the next batch */
     struct wal_batch_header last;
     struct wal_spare spare;
@@ -130,9 +130,9 @@ struct rguard_wal
 
     struct wal_queue queue; /* the batch in flight is made of its first requests */
     struct wal_queue done;  /* callbacks to run */
-    struct wal_request* free;
+    struct wal_request *free;
     size_t reserved; /* queued records, for which the index has room */
-    uint8_t* buf;    /* the batch */
+    uint8_t *buf;    /* the batch */
     size_t buf_bytes;
     struct wal_batch_header batch; /* in flight */
     bool in_flight;
@@ -145,9 +145,9 @@ struct rguard_wal
     uint64_t recorded_lsn;  /* ... and a batch on disk says so */
     uint64_t idle_since_ms;
 
-    struct rguard_file* read_file; /* the segment that was read last */
+    struct rguard_file *read_file; /* the segment that was read last */
     uint64_t read_sequence;
-    uint8_t* read_buf; /* holds the log from LSN read_from to read_until */
+    uint8_t *read_buf; /* holds the log from LSN read_from to read_until */
     size_t read_bytes;
     uint64_t read_from, read_until;
     uint64_t read_next; /* index behind the record that was read last */
@@ -156,31 +156,31 @@ struct rguard_wal
 };
 
 /* open.c */
-int rguard__wal_open_disk(struct rguard_disk* disk, const struct rguard_wal_options* options,
-                          rguard_wal** out, struct rguard_wal_report* report);
-void rguard__wal_random(rguard_wal* w, void* out, size_t len);
+int rguard__wal_open_disk(struct rguard_disk *disk, const struct rguard_wal_options *options,
+                          rguard_wal **out, struct rguard_wal_report *report);
+void rguard__wal_random(rguard_wal *w, void *out, size_t len);
 
 /* append.c */
-int rguard__wal_control(rguard_wal* w, uint32_t type, uint64_t arg_index, uint64_t arg_term);
-void rguard__wal_poison(rguard_wal* w, int err);
-void rguard__wal_cancel(rguard_wal* w);
-void rguard__wal_queue_free(rguard_wal* w);
+int rguard__wal_control(rguard_wal *w, uint32_t type, uint64_t arg_index, uint64_t arg_term);
+void rguard__wal_poison(rguard_wal *w, int err);
+void rguard__wal_cancel(rguard_wal *w);
+void rguard__wal_queue_free(rguard_wal *w);
 
 /* segment.c */
 void rguard__wal_segment_name(uint64_t sequence, char name[WAL_NAME_MAX]);
-uint64_t rguard__wal_segment_parse(const char* name); /* 0: not a segment's name */
-int rguard__wal_segments_push(struct wal_segments* s, const struct wal_segment* segment);
-const struct wal_segment* rguard__wal_segments_find(const struct wal_segments* s, uint64_t lsn);
-int rguard__wal_segment_first(rguard_wal* w);                /* creates segment 1 */
-int rguard__wal_segment_room(rguard_wal* w, uint64_t bytes); /* switches when it must */
-bool rguard__wal_spare_wanted(const rguard_wal* w);
-bool rguard__wal_spare_urgent(const rguard_wal* w);
-int rguard__wal_spare_step(rguard_wal* w);
-int rguard__wal_segments_drop(rguard_wal* w, uint64_t first_sequence);
+uint64_t rguard__wal_segment_parse(const char *name); /* 0: not a segment's name */
+int rguard__wal_segments_push(struct wal_segments *s, const struct wal_segment *segment);
+const struct wal_segment *rguard__wal_segments_find(const struct wal_segments *s, uint64_t lsn);
+int rguard__wal_segment_first(rguard_wal *w);                /* creates segment 1 */
+int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes); /* switches when it must */
+bool rguard__wal_spare_wanted(const rguard_wal *w);
+bool rguard__wal_spare_urgent(const rguard_wal *w);
+int rguard__wal_spare_step(rguard_wal *w);
+int rguard__wal_segments_drop(rguard_wal *w, uint64_t first_sequence);
 
 /* meta.c */
-int rguard__wal_meta_create(rguard_wal* w);
-int rguard__wal_meta_write(rguard_wal* w, const struct wal_meta* next);
+int rguard__wal_meta_create(rguard_wal *w);
+int rguard__wal_meta_write(rguard_wal *w, const struct wal_meta *next);
 
 /* scan.c, recover.c */
 
@@ -203,7 +203,7 @@ enum wal_condition {
 };
 #define WAL_CONDITIONS 14
 
-enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char** why);
+enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **why);
 
 struct wal_damage
 {
@@ -214,15 +214,15 @@ struct wal_damage
 };
 
 /* Called for every valid batch in the order of the log, for tools. */
-typedef void (*wal_visit)(void* user, const struct wal_segment* segment, uint64_t offset,
-                          const uint8_t* batch, const struct wal_batch_header* h);
+typedef void (*wal_visit)(void *user, const struct wal_segment *segment, uint64_t offset,
+                          const uint8_t *batch, const struct wal_batch_header *h);
 
 struct wal_scan
 {
-    struct rguard_disk* disk;
-    const struct rguard_wal_options* options;
+    struct rguard_disk *disk;
+    const struct rguard_wal_options *options;
     wal_visit visit;
-    void* visit_user;
+    void *visit_user;
 
     uint32_t conditions; /* bits of enum wal_condition */
     int error;           /* not a finding: out of memory, no permission */
@@ -234,12 +234,12 @@ struct wal_scan
     struct wal_meta meta;
     bool have_meta;
     bool meta_bad_copy;
-    uint64_t* sequences; /* of every segment file, ascending */
+    uint64_t *sequences; /* of every segment file, ascending */
     size_t n_sequences, sequences_capacity;
     struct wal_segments segments;  /* those with good headers */
     struct wal_segments leftovers; /* unfinished or obsolete files, to be removed */
 
-    uint8_t* buf; /* one segment */
+    uint8_t *buf; /* one segment */
     size_t buf_bytes;
 
     /* The log so far. */
@@ -259,19 +259,19 @@ struct wal_scan
     uint64_t gap_known_end; /* LSN: end of a damaged batch whose header is good */
 };
 
-void rguard__wal_scan(struct wal_scan* s);
-void rguard__wal_find(struct wal_scan* s, uint32_t condition, uint64_t segment, uint64_t offset,
-                      const char* format, ...) __attribute__((format(printf, 5, 6)));
+void rguard__wal_scan(struct wal_scan *s);
+void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, uint64_t offset,
+                      const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* walk.c: segment @k is in s->buf; and the end, when all of them have been. */
-void rguard__wal_walk(struct wal_scan* s, size_t k);
-void rguard__wal_walk_end(struct wal_scan* s);
-void rguard__wal_scan_free(struct wal_scan* s);
-bool rguard__wal_foreign(struct rguard_disk* disk);
-void rguard__wal_report(const struct wal_scan* s, struct rguard_wal_report* report);
+void rguard__wal_walk(struct wal_scan *s, size_t k);
+void rguard__wal_walk_end(struct wal_scan *s);
+void rguard__wal_scan_free(struct wal_scan *s);
+bool rguard__wal_foreign(struct rguard_disk *disk);
+void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *report);
 int rguard__wal_verdict_error(uint32_t verdict);
 /* Zeroes what lies behind the end, durably. */
-int rguard__wal_cut(struct wal_scan* s);
+int rguard__wal_cut(struct wal_scan *s);
 /* Scans a directory that another process may be writing to, until two scans agree. */
-void rguard__wal_scan_stable(struct wal_scan* s, struct rguard_wal_report* report);
+void rguard__wal_scan_stable(struct wal_scan *s, struct rguard_wal_report *report);
 
 #endif

@@ -19,21 +19,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void accept(struct wal_scan* s, size_t k, uint64_t offset, const struct wal_batch_header* h);
-static uint64_t note_gap(struct wal_scan* s, size_t k, uint64_t offset, enum wal_found found,
-                         const struct wal_batch_header* h);
+static void accept(struct wal_scan *s, size_t k, uint64_t offset, const struct wal_batch_header *h);
+static uint64_t note_gap(struct wal_scan *s, size_t k, uint64_t offset, enum wal_found found,
+                         const struct wal_batch_header *h);
 
-static struct wal_place place_at(const struct wal_scan* s, size_t k, uint64_t offset)
+static struct wal_place place_at(const struct wal_scan *s, size_t k, uint64_t offset)
 {
-    const struct wal_segment* g = &s->segments.v[k];
+    const struct wal_segment *g = &s->segments.v[k];
     struct wal_place place = {s->meta.uuid, g->sequence, g->salt, g->first_lsn + offset,
                               g->bytes - offset};
     return place;
 }
 
-void rguard__wal_walk(struct wal_scan* s, size_t k)
+void rguard__wal_walk(struct wal_scan *s, size_t k)
 {
-    const struct wal_segment* g = &s->segments.v[k];
+    const struct wal_segment *g = &s->segments.v[k];
     uint64_t offset = WAL_FIRST_BATCH;
     while (offset < g->bytes && s->error == 0) {
         struct wal_batch_header h;
@@ -50,7 +50,7 @@ void rguard__wal_walk(struct wal_scan* s, size_t k)
 
 /* ---- the gap ---- */
 
-static bool epoch_in_use(const struct wal_scan* s, const struct wal_batch_header* h)
+static bool epoch_in_use(const struct wal_scan *s, const struct wal_batch_header *h)
 {
     for (size_t i = 0; i < s->segments.n; i++) {
         if (s->segments.v[i].salt == h->salt) {
@@ -62,13 +62,13 @@ static bool epoch_in_use(const struct wal_scan* s, const struct wal_batch_header
 
 /* Of another epoch of this log. Another log's blocks are not stale: nothing of ours put them here.
  */
-static bool is_stale(const struct wal_scan* s, const struct wal_batch_header* h)
+static bool is_stale(const struct wal_scan *s, const struct wal_batch_header *h)
 {
     return memcmp(h->uuid, s->meta.uuid, WAL_UUID) == 0 && !epoch_in_use(s, h);
 }
 
 /* Where the next batch can start: behind the last one, or at the start of the next segment. */
-static bool is_candidate(const struct wal_scan* s, size_t k, uint64_t offset)
+static bool is_candidate(const struct wal_scan *s, size_t k, uint64_t offset)
 {
     if (s->segments.v[k].first_lsn + offset == s->end) {
         return true;
@@ -78,18 +78,18 @@ static bool is_candidate(const struct wal_scan* s, size_t k, uint64_t offset)
 
 /* Sectors of the batch at @buf that hold a stale batch of an earlier epoch are no rot: they are
  * what was there before. */
-static void forgive_stale(struct wal_scan* s, size_t k, uint64_t offset, uint32_t length,
-                          uint8_t* states)
+static void forgive_stale(struct wal_scan *s, size_t k, uint64_t offset, uint32_t length,
+                          uint8_t *states)
 {
     for (uint32_t at = WAL_BLOCK; at < length; at += WAL_BLOCK) {
         struct wal_batch_header old;
         struct wal_place place = place_at(s, k, offset + at);
-        const uint8_t* buf = s->buf + offset + at;
+        const uint8_t *buf = s->buf + offset + at;
         if (rguard__wal_batch_check(buf, &place, &old) != WAL_MISPLACED || !is_stale(s, &old) ||
             old.length > place.room) {
             continue;
         }
-        uint8_t* old_states = malloc(old.length / WAL_SECTOR);
+        uint8_t *old_states = malloc(old.length / WAL_SECTOR);
         if (old_states == NULL) {
             return; /* stays rotten: the careful answer */
         }
@@ -105,11 +105,11 @@ static void forgive_stale(struct wal_scan* s, size_t k, uint64_t offset, uint32_
 }
 
 /* A batch whose header is good: torn when every damaged sector is zero or stale. */
-static uint32_t judge_body(struct wal_scan* s, size_t k, uint64_t offset,
-                           const struct wal_batch_header* h)
+static uint32_t judge_body(struct wal_scan *s, size_t k, uint64_t offset,
+                           const struct wal_batch_header *h)
 {
     uint32_t n = h->length / WAL_SECTOR, condition = WAL_C_ROTTEN;
-    uint8_t* states = malloc(n);
+    uint8_t *states = malloc(n);
     if (states == NULL) {
         return condition;
     }
@@ -129,8 +129,8 @@ static uint32_t judge_body(struct wal_scan* s, size_t k, uint64_t offset,
 
 /* A whole batch of an earlier epoch: *skip is its length. Parts of one: something was written over
  * it that did not arrive as a whole. */
-static uint32_t judge_stale(struct wal_scan* s, size_t k, uint64_t offset,
-                            const struct wal_batch_header* h, uint64_t* skip)
+static uint32_t judge_stale(struct wal_scan *s, size_t k, uint64_t offset,
+                            const struct wal_batch_header *h, uint64_t *skip)
 {
     struct wal_place place = place_at(s, k, offset);
     if (!is_stale(s, h)) {
@@ -148,7 +148,7 @@ static uint32_t judge_stale(struct wal_scan* s, size_t k, uint64_t offset,
     return WAL_C_STALE;
 }
 
-static void widen(struct wal_scan* s, uint32_t condition, size_t k, uint64_t offset)
+static void widen(struct wal_scan *s, uint32_t condition, size_t k, uint64_t offset)
 {
     if (s->gap == 0) {
         s->gap_damage.segment = s->segments.v[k].sequence;
@@ -158,10 +158,10 @@ static void widen(struct wal_scan* s, uint32_t condition, size_t k, uint64_t off
 }
 
 /* Classifies what is at @offset instead of a valid batch and returns how far to go on. */
-static uint64_t note_gap(struct wal_scan* s, size_t k, uint64_t offset, enum wal_found found,
-                         const struct wal_batch_header* h)
+static uint64_t note_gap(struct wal_scan *s, size_t k, uint64_t offset, enum wal_found found,
+                         const struct wal_batch_header *h)
 {
-    const struct wal_segment* g = &s->segments.v[k];
+    const struct wal_segment *g = &s->segments.v[k];
     bool candidate = is_candidate(s, k, offset);
     uint64_t skip = WAL_BLOCK;
     uint32_t condition = 0;
@@ -214,26 +214,26 @@ static uint64_t note_gap(struct wal_scan* s, size_t k, uint64_t offset, enum wal
 
 /* ---- valid batches ---- */
 
-static void forget_gap(struct wal_scan* s)
+static void forget_gap(struct wal_scan *s)
 {
     s->gap = 0;
     s->gap_known_end = 0;
     memset(&s->gap_damage, 0, sizeof s->gap_damage);
 }
 
-static void logic(struct wal_scan* s, const struct wal_batch_header* h, uint64_t offset,
-                  const char* why)
+static void logic(struct wal_scan *s, const struct wal_batch_header *h, uint64_t offset,
+                  const char *why)
 {
     rguard__wal_find(s, WAL_C_LOGIC, h->segment, offset, "%s", why);
 }
 
 /* A batch has been lost between s->last and @h: says which records, as far as anybody can know. */
-static void note_missing(struct wal_scan* s, size_t k, const struct wal_batch_header* h)
+static void note_missing(struct wal_scan *s, size_t k, const struct wal_batch_header *h)
 {
-    const struct wal_segment* g = &s->segments.v[k];
+    const struct wal_segment *g = &s->segments.v[k];
     struct wal_damage d = s->gap_damage;
     if (d.segment == 0) {
-        const struct wal_segment* at = rguard__wal_segments_find(&s->segments, s->end);
+        const struct wal_segment *at = rguard__wal_segments_find(&s->segments, s->end);
         d.segment = at != NULL ? at->sequence : g->sequence;
         d.offset = at != NULL ? s->end - at->first_lsn : WAL_FIRST_BATCH;
     }
@@ -253,7 +253,7 @@ static void note_missing(struct wal_scan* s, size_t k, const struct wal_batch_he
 }
 
 /* Records that were in a lost batch get empty entries, so that those behind it can be found. */
-static bool bridge(struct wal_scan* s, uint64_t missing, uint64_t lsn)
+static bool bridge(struct wal_scan *s, uint64_t missing, uint64_t lsn)
 {
     /* A record takes at least its table entry, which bounds what a wrong index can make us
      * allocate. */
@@ -268,10 +268,10 @@ static bool bridge(struct wal_scan* s, uint64_t missing, uint64_t lsn)
     return true;
 }
 
-static void apply_data(struct wal_scan* s, const struct wal_batch_header* h, uint64_t offset,
+static void apply_data(struct wal_scan *s, const struct wal_batch_header *h, uint64_t offset,
                        bool broken)
 {
-    struct wal_index* ix = &s->index;
+    struct wal_index *ix = &s->index;
     uint64_t next = ix->first + ix->n;
     if (!s->anchored || (broken && h->first_index < next)) {
         s->anchored ? rguard__wal_index_drop_from(ix, h->first_index)
@@ -288,7 +288,7 @@ static void apply_data(struct wal_scan* s, const struct wal_batch_header* h, uin
         s->error = -ENOMEM;
         return;
     }
-    const struct wal_table_entry* t = rguard__wal_batch_table(s->buf + offset, h);
+    const struct wal_table_entry *t = rguard__wal_batch_table(s->buf + offset, h);
     for (uint32_t i = 0; i < h->n_records; i++) {
         struct wal_entry entry = {t[i].term, h->lsn + t[i].offset, t[i].len, t[i].crc, t[i].type,
                                   0};
@@ -298,10 +298,10 @@ static void apply_data(struct wal_scan* s, const struct wal_batch_header* h, uin
     s->last_term = h->last_term;
 }
 
-static void apply_trunc(struct wal_scan* s, const struct wal_batch_header* h, uint64_t offset,
+static void apply_trunc(struct wal_scan *s, const struct wal_batch_header *h, uint64_t offset,
                         bool broken)
 {
-    struct wal_index* ix = &s->index;
+    struct wal_index *ix = &s->index;
     if (h->arg_index == 0 || (s->anchored && !broken && h->arg_index > ix->first + ix->n)) {
         logic(s, h, offset, "a truncation starts behind the end");
         return;
@@ -313,11 +313,11 @@ static void apply_trunc(struct wal_scan* s, const struct wal_batch_header* h, ui
         rguard__wal_index_drop_from(ix, h->arg_index);
     }
     s->last_index = h->arg_index - 1;
-    const struct wal_entry* entry = rguard__wal_index_get(ix, s->last_index);
+    const struct wal_entry *entry = rguard__wal_index_get(ix, s->last_index);
     s->last_term = entry != NULL ? entry->term : 0;
 }
 
-static void apply(struct wal_scan* s, const struct wal_batch_header* h, uint64_t offset,
+static void apply(struct wal_scan *s, const struct wal_batch_header *h, uint64_t offset,
                   bool broken)
 {
     switch (h->type) {
@@ -341,9 +341,9 @@ static void apply(struct wal_scan* s, const struct wal_batch_header* h, uint64_t
     }
 }
 
-static void accept(struct wal_scan* s, size_t k, uint64_t offset, const struct wal_batch_header* h)
+static void accept(struct wal_scan *s, size_t k, uint64_t offset, const struct wal_batch_header *h)
 {
-    const struct wal_segment* g = &s->segments.v[k];
+    const struct wal_segment *g = &s->segments.v[k];
     bool origin = s->last.lsn == 0 && is_candidate(s, k, offset) && (k == 0 || h->prev_lsn == 0);
     bool chained =
         s->last.lsn != 0 && h->prev_lsn == s->last.lsn && h->prev_header_crc == s->last.header_crc;
@@ -382,7 +382,7 @@ static void accept(struct wal_scan* s, size_t k, uint64_t offset, const struct w
 /* ---- the end ---- */
 
 /* The base of the metadata is younger than the last RESET, or the other way round. */
-static void settle_base(struct wal_scan* s)
+static void settle_base(struct wal_scan *s)
 {
     if (s->meta.base_lsn > s->base_lsn) {
         s->base_index = s->meta.base_index;
@@ -406,18 +406,18 @@ static void settle_base(struct wal_scan* s)
     }
 }
 
-static void end_location(const struct wal_scan* s, uint64_t* segment, uint64_t* offset)
+static void end_location(const struct wal_scan *s, uint64_t *segment, uint64_t *offset)
 {
     *segment = s->gap_damage.segment;
     *offset = s->gap_damage.offset;
     if (*segment == 0 && s->segments.n > 0) {
-        const struct wal_segment* g = &s->segments.v[s->last_segment];
+        const struct wal_segment *g = &s->segments.v[s->last_segment];
         *segment = g->sequence;
         *offset = s->end - g->first_lsn;
     }
 }
 
-void rguard__wal_walk_end(struct wal_scan* s)
+void rguard__wal_walk_end(struct wal_scan *s)
 {
     if (!s->have_meta && (s->conditions & WAL_C_META) == 0) {
         if (s->batches == 0 && s->gap == 0) {

@@ -52,19 +52,19 @@ struct kv_backend
     struct sockaddr_in peers[MAX_PEERS];
     char announced[MAX_PEERS][64];
     size_t inflight;
-    void (*inner_close)(struct raft_io* io, raft_io_close_cb cb);
+    void (*inner_close)(struct raft_io *io, raft_io_close_cb cb);
     raft_io_close_cb after_close;
     uint64_t close_calls;
-    void (*closed)(void* user);
-    void* closed_user;
+    void (*closed)(void *user);
+    void *closed_user;
 };
 
 struct bare_apply
 {
     struct raft_apply req;
-    struct kv_backend* backend;
+    struct kv_backend *backend;
     rguard_propose_cb cb;
-    void* user;
+    void *user;
     size_t len;
 };
 
@@ -72,30 +72,30 @@ struct bare_read
 {
     struct raft_barrier req;
     rguard_read_cb cb;
-    void* user;
+    void *user;
 };
 
-static int take_directory(struct kv_backend* b, char* errmsg, size_t cap);
-static int start_hello(struct kv_backend* b, char* errmsg, size_t cap);
-static int start_raft(struct kv_backend* b, char* errmsg, size_t cap);
-static void watch_role(struct kv_backend* b);
-static void on_watch(uv_timer_t* timer);
-static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void** result);
-static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsigned* n);
-static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf);
-static void io_close(struct raft_io* io, raft_io_close_cb cb);
-static void bare_close(struct kv_backend* b, void (*cb)(void* user), void* user);
+static int take_directory(struct kv_backend *b, char *errmsg, size_t cap);
+static int start_hello(struct kv_backend *b, char *errmsg, size_t cap);
+static int start_raft(struct kv_backend *b, char *errmsg, size_t cap);
+static void watch_role(struct kv_backend *b);
+static void on_watch(uv_timer_t *timer);
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result);
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n);
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf);
+static void io_close(struct raft_io *io, raft_io_close_cb cb);
+static void bare_close(struct kv_backend *b, void (*cb)(void *user), void *user);
 
-static void flag_closed(void* user)
+static void flag_closed(void *user)
 {
-    *(bool*)user = true;
+    *(bool *)user = true;
 }
 
-static int bare_open(const struct kv_backend_options* options, struct kv_backend** out,
-                     char* errmsg, size_t cap)
+static int bare_open(const struct kv_backend_options *options, struct kv_backend **out,
+                     char *errmsg, size_t cap)
 {
     bool closed = false;
-    struct kv_backend* b = options->n_peers <= MAX_PEERS ? calloc(1, sizeof *b) : NULL;
+    struct kv_backend *b = options->n_peers <= MAX_PEERS ? calloc(1, sizeof *b) : NULL;
     if (b == NULL) {
         snprintf(errmsg, cap, "too many peers or out of memory");
         return -ENOMEM;
@@ -144,9 +144,9 @@ static int bare_open(const struct kv_backend_options* options, struct kv_backend
     *out = b;
     return 0;
 close_hello:
-    uv_close((uv_handle_t*)&b->watch, NULL);
-    uv_close((uv_handle_t*)&b->late, NULL);
-    uv_close((uv_handle_t*)&b->hello, NULL);
+    uv_close((uv_handle_t *)&b->watch, NULL);
+    uv_close((uv_handle_t *)&b->late, NULL);
+    uv_close((uv_handle_t *)&b->hello, NULL);
     uv_run(options->loop, UV_RUN_NOWAIT);
 close_marker:
     close(b->marker);
@@ -155,12 +155,11 @@ free_backend:
     return rc;
 }
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-static bool is_empty(const char* dir)
+static bool is_empty(const char *dir)
 {
-    DIR* d = opendir(dir);
+    DIR *d = opendir(dir);
     unsigned names = 0;
     while (d != NULL && names < 3 && readdir(d) != NULL) {
         names++;
@@ -171,10 +170,10 @@ static bool is_empty(const char* dir)
     return names == 2; /* "." and ".." */
 }
 
-static int take_directory(struct kv_backend* b, char* errmsg, size_t cap)
+static int take_directory(struct kv_backend *b, char *errmsg, size_t cap)
 {
     char path[512], text[64] = {0}, mine[64];
-    const char* dir = b->options.dir;
+    const char *dir = b->options.dir;
     int n = snprintf(path, sizeof path, "%s/rguard-kv.bare", dir);
     if (n < 0 || (size_t)n >= sizeof path) {
         snprintf(errmsg, cap, "%s: name too long", dir);
@@ -204,10 +203,10 @@ static int take_directory(struct kv_backend* b, char* errmsg, size_t cap)
     return 0;
 }
 
-static int to_sockaddr(const char* address, struct sockaddr_in* out)
+static int to_sockaddr(const char *address, struct sockaddr_in *out)
 {
     char host[32];
-    const char* colon = strchr(address, ':');
+    const char *colon = strchr(address, ':');
     if (colon == NULL || (size_t)(colon - address) >= sizeof host) {
         return -EINVAL;
     }
@@ -216,7 +215,7 @@ static int to_sockaddr(const char* address, struct sockaddr_in* out)
     return uv_ip4_addr(host, atoi(colon + 1), out);
 }
 
-static void hello_buffer(uv_handle_t* handle, size_t suggested, uv_buf_t* buf)
+static void hello_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     static char bytes[256];
     (void)handle;
@@ -224,10 +223,10 @@ static void hello_buffer(uv_handle_t* handle, size_t suggested, uv_buf_t* buf)
     *buf = uv_buf_init(bytes, sizeof bytes);
 }
 
-static void on_hello(uv_udp_t* udp, ssize_t n, const uv_buf_t* buf, const struct sockaddr* from,
+static void on_hello(uv_udp_t *udp, ssize_t n, const uv_buf_t *buf, const struct sockaddr *from,
                      unsigned flags)
 {
-    struct kv_backend* b = udp->data;
+    struct kv_backend *b = udp->data;
     char text[160], address[64];
     unsigned long long id = 0;
     size_t len = n > 0 && from != NULL && (flags & UV_UDP_PARTIAL) == 0 ? (size_t)n : 0;
@@ -246,7 +245,7 @@ static void on_hello(uv_udp_t* udp, ssize_t n, const uv_buf_t* buf, const struct
     }
 }
 
-static void say_hello(struct kv_backend* b)
+static void say_hello(struct kv_backend *b)
 {
     char text[160];
     int n = snprintf(text, sizeof text, HELLO_MAGIC " %llu %s", (unsigned long long)b->options.id,
@@ -254,16 +253,16 @@ static void say_hello(struct kv_backend* b)
     uv_buf_t buf = uv_buf_init(text, (unsigned)n);
     for (size_t i = 0; i < b->options.n_peers; i++) {
         if (b->options.peers[i].id != b->options.id) {
-            (void)uv_udp_try_send(&b->hello, &buf, 1, (const struct sockaddr*)&b->peers[i]);
+            (void)uv_udp_try_send(&b->hello, &buf, 1, (const struct sockaddr *)&b->peers[i]);
         }
     }
 }
 
 /* The timers and the datagram socket. It is the first to bind the raft port, so a busy one is found
  * before libraft has touched the directory. */
-static int start_hello(struct kv_backend* b, char* errmsg, size_t cap)
+static int start_hello(struct kv_backend *b, char *errmsg, size_t cap)
 {
-    const struct kv_backend_options* o = &b->options;
+    const struct kv_backend_options *o = &b->options;
     struct sockaddr_in own;
     int rc = to_sockaddr(o->address, &own);
     for (size_t i = 0; rc == 0 && i < o->n_peers; i++) {
@@ -278,7 +277,7 @@ static int start_hello(struct kv_backend* b, char* errmsg, size_t cap)
     uv_udp_init(o->loop, &b->hello);
     b->watch.data = b->late.data = b->hello.data = b;
     b->handles = 3;
-    rc = uv_udp_bind(&b->hello, (const struct sockaddr*)&own, 0);
+    rc = uv_udp_bind(&b->hello, (const struct sockaddr *)&own, 0);
     if (rc == 0) {
         rc = uv_udp_recv_start(&b->hello, hello_buffer, on_hello);
     }
@@ -287,17 +286,17 @@ static int start_hello(struct kv_backend* b, char* errmsg, size_t cap)
     }
     if (rc != 0) {
         snprintf(errmsg, cap, "%s: %s", o->address, uv_strerror(rc));
-        uv_close((uv_handle_t*)&b->watch, NULL);
-        uv_close((uv_handle_t*)&b->late, NULL);
-        uv_close((uv_handle_t*)&b->hello, NULL);
+        uv_close((uv_handle_t *)&b->watch, NULL);
+        uv_close((uv_handle_t *)&b->late, NULL);
+        uv_close((uv_handle_t *)&b->hello, NULL);
         uv_run(o->loop, UV_RUN_NOWAIT);
     }
     return rc;
 }
 
-static int start_raft(struct kv_backend* b, char* errmsg, size_t cap)
+static int start_raft(struct kv_backend *b, char *errmsg, size_t cap)
 {
-    const struct kv_backend_options* o = &b->options;
+    const struct kv_backend_options *o = &b->options;
     raft_set_election_timeout(&b->raft, o->election_ms);
     raft_set_heartbeat_timeout(&b->raft, o->heartbeat_ms);
     if (o->snapshot_threshold > 0) {
@@ -324,10 +323,9 @@ static int start_raft(struct kv_backend* b, char* errmsg, size_t cap)
     return 0;
 }
 
-/* ---- running -----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
-static int role_of(struct kv_backend* b)
+static int role_of(struct kv_backend *b)
 {
     switch (raft_state(&b->raft)) {
         case RAFT_LEADER:
@@ -341,7 +339,7 @@ static int role_of(struct kv_backend* b)
     }
 }
 
-static void watch_role(struct kv_backend* b)
+static void watch_role(struct kv_backend *b)
 {
     int role = role_of(b);
     if (role == b->role) {
@@ -349,7 +347,7 @@ static void watch_role(struct kv_backend* b)
     }
     b->role = role;
     raft_id leader = 0;
-    const char* address = NULL;
+    const char *address = NULL;
     raft_leader(&b->raft, &leader, &address);
     uint32_t event = role == RGUARD_ROLE_LEADER      ? RGUARD_TRACE_LEADER
                      : role == RGUARD_ROLE_CANDIDATE ? RGUARD_TRACE_CANDIDATE
@@ -361,9 +359,9 @@ static void watch_role(struct kv_backend* b)
            (unsigned long long)b->raft.current_term);
 }
 
-static void on_watch(uv_timer_t* timer)
+static void on_watch(uv_timer_t *timer)
 {
-    struct kv_backend* b = timer->data;
+    struct kv_backend *b = timer->data;
     watch_role(b);
     if (b->until_hello-- == 0) {
         b->until_hello = HELLO_EVERY;
@@ -371,9 +369,9 @@ static void on_watch(uv_timer_t* timer)
     }
 }
 
-static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void** result)
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
-    struct kv_backend* b = fsm->data;
+    struct kv_backend *b = fsm->data;
     uint64_t index = b->raft.last_applied + 1;
     int rc = kv_engine_apply(b->options.engine, index, buf->base, buf->len, result);
     if (rc != 0) {
@@ -387,10 +385,10 @@ static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void**
     return 0;
 }
 
-static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsigned* n)
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n)
 {
-    struct kv_backend* b = fsm->data;
-    struct raft_buffer* one = raft_malloc(sizeof *one);
+    struct kv_backend *b = fsm->data;
+    struct raft_buffer *one = raft_malloc(sizeof *one);
     int rc = one != NULL ? kv_engine_snapshot(b->options.engine, &one->base, &one->len) : -ENOMEM;
     if (rc != 0) {
         kv_log(RGUARD_LOG_ERROR, "no snapshot: %s", rguard_strerror(rc));
@@ -402,9 +400,9 @@ static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsign
     return 0;
 }
 
-static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf)
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
-    struct kv_backend* b = fsm->data;
+    struct kv_backend *b = fsm->data;
     int rc = kv_engine_restore(b->options.engine, buf->base, buf->len);
     if (rc != 0) {
         kv_log(RGUARD_LOG_ERROR, "snapshot cannot be restored: %s", rguard_strerror(rc));
@@ -420,17 +418,17 @@ static int status_of(int raft_status)
     return raft_status == 0 ? 0 : RGUARD_ELOST;
 }
 
-static void on_applied(struct raft_apply* req, int status, void* result)
+static void on_applied(struct raft_apply *req, int status, void *result)
 {
-    struct bare_apply* a = req->data;
-    struct kv_backend* b = a->backend;
+    struct bare_apply *a = req->data;
+    struct kv_backend *b = a->backend;
     b->inflight -= a->len;
     a->cb(a->user, status_of(status), result, b->raft.last_applied);
     free(a);
 }
 
-static int bare_propose(struct kv_backend* b, const void* cmd, size_t len, rguard_propose_cb cb,
-                        void* user)
+static int bare_propose(struct kv_backend *b, const void *cmd, size_t len, rguard_propose_cb cb,
+                        void *user)
 {
     if (raft_state(&b->raft) != RAFT_LEADER) {
         return raft_state(&b->raft) == RAFT_UNAVAILABLE ? RGUARD_ESTATE : RGUARD_ENOTLEADER;
@@ -438,7 +436,7 @@ static int bare_propose(struct kv_backend* b, const void* cmd, size_t len, rguar
     if (b->inflight + len > MAX_INFLIGHT) {
         return RGUARD_EBUSY;
     }
-    struct bare_apply* a = calloc(1, sizeof *a);
+    struct bare_apply *a = calloc(1, sizeof *a);
     struct raft_buffer buf = {.base = raft_malloc(len), .len = len};
     if (a == NULL || buf.base == NULL) {
         free(a);
@@ -458,16 +456,16 @@ static int bare_propose(struct kv_backend* b, const void* cmd, size_t len, rguar
     return 0;
 }
 
-static void on_barrier(struct raft_barrier* req, int status)
+static void on_barrier(struct raft_barrier *req, int status)
 {
-    struct bare_read* r = req->data;
+    struct bare_read *r = req->data;
     r->cb(r->user, status_of(status));
     free(r);
 }
 
-static int bare_read(struct kv_backend* b, rguard_read_cb cb, void* user)
+static int bare_read(struct kv_backend *b, rguard_read_cb cb, void *user)
 {
-    struct bare_read* r = calloc(1, sizeof *r);
+    struct bare_read *r = calloc(1, sizeof *r);
     if (r == NULL) {
         return -ENOMEM;
     }
@@ -481,10 +479,10 @@ static int bare_read(struct kv_backend* b, rguard_read_cb cb, void* user)
     return 0;
 }
 
-static void bare_info(struct kv_backend* b, struct kv_backend_info* info)
+static void bare_info(struct kv_backend *b, struct kv_backend_info *info)
 {
     raft_id leader = 0;
-    const char* address = NULL;
+    const char *address = NULL;
     raft_leader(&b->raft, &leader, &address);
     *info = (struct kv_backend_info){.role = role_of(b),
                                      .term = b->raft.current_term,
@@ -502,7 +500,7 @@ static void bare_info(struct kv_backend* b, struct kv_backend_info* info)
     }
 }
 
-static void bare_counters(struct kv_backend* b, char* buf, size_t cap)
+static void bare_counters(struct kv_backend *b, char *buf, size_t cap)
 {
     snprintf(buf, cap, "inflight_bytes:%zu\r\n", b->inflight);
 }
@@ -512,9 +510,9 @@ static void bare_counters(struct kv_backend* b, char* buf, size_t cap)
  *     raft_close -> io_close -> raft_uv's close -> on_io_closed (once or twice) -> 2 ms
  *       -> libraft's own callback -> on_raft_closed -> handles -> on_handle_closed -> the caller */
 
-static void on_handle_closed(uv_handle_t* handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
-    struct kv_backend* b = handle->data;
+    struct kv_backend *b = handle->data;
     if (--b->handles > 0) {
         return;
     }
@@ -523,45 +521,45 @@ static void on_handle_closed(uv_handle_t* handle)
         kv_log(RGUARD_LOG_INFO, "raft_uv called its close callback %llu times",
                (unsigned long long)b->close_calls);
     }
-    void (*closed)(void*) = b->closed;
-    void* user = b->closed_user;
+    void (*closed)(void *) = b->closed;
+    void *user = b->closed_user;
     close(b->marker);
     free(b);
     closed(user);
 }
 
-static void on_raft_closed(struct raft* raft)
+static void on_raft_closed(struct raft *raft)
 {
-    struct kv_backend* b = raft->data;
+    struct kv_backend *b = raft->data;
     raft_uv_close(&b->io);
     raft_uv_tcp_close(&b->transport);
-    uv_close((uv_handle_t*)&b->watch, on_handle_closed);
-    uv_close((uv_handle_t*)&b->late, on_handle_closed);
-    uv_close((uv_handle_t*)&b->hello, on_handle_closed);
+    uv_close((uv_handle_t *)&b->watch, on_handle_closed);
+    uv_close((uv_handle_t *)&b->late, on_handle_closed);
+    uv_close((uv_handle_t *)&b->hello, on_handle_closed);
 }
 
-static void on_late(uv_timer_t* timer)
+static void on_late(uv_timer_t *timer)
 {
-    struct kv_backend* b = timer->data;
+    struct kv_backend *b = timer->data;
     b->after_close(&b->io);
 }
 
-static void on_io_closed(struct raft_io* io)
+static void on_io_closed(struct raft_io *io)
 {
-    struct kv_backend* b = ((struct raft*)io->data)->data;
+    struct kv_backend *b = ((struct raft *)io->data)->data;
     if (b->close_calls++ == 0) {
         uv_timer_start(&b->late, on_late, CLOSE_LATE_MS, 0);
     }
 }
 
-static void io_close(struct raft_io* io, raft_io_close_cb cb)
+static void io_close(struct raft_io *io, raft_io_close_cb cb)
 {
-    struct kv_backend* b = ((struct raft*)io->data)->data;
+    struct kv_backend *b = ((struct raft *)io->data)->data;
     b->after_close = cb;
     b->inner_close(io, on_io_closed);
 }
 
-static void bare_close(struct kv_backend* b, void (*cb)(void* user), void* user)
+static void bare_close(struct kv_backend *b, void (*cb)(void *user), void *user)
 {
     b->closed = cb;
     b->closed_user = user;

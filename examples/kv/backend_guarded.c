@@ -16,41 +16,41 @@ struct kv_backend
 {
     struct raft raft; /* the replica's to initialise */
     struct rguard_engine engine;
-    rguard_replica* replica;
-    void (*closed)(void* user);
-    void* user;
+    rguard_replica *replica;
+    void (*closed)(void *user);
+    void *user;
 };
 
-static void to_log(void* user, int level, const char* line)
+static void to_log(void *user, int level, const char *line)
 {
     (void)user;
     kv_log(level, "%s", line);
 }
 
-static void on_closed(void* user)
+static void on_closed(void *user)
 {
-    struct kv_backend* b = user;
-    void (*closed)(void*) = b->closed;
-    void* closed_user = b->user;
+    struct kv_backend *b = user;
+    void (*closed)(void *) = b->closed;
+    void *closed_user = b->user;
     rguard_guard_fini();
     free(b);
     closed(closed_user);
 }
 
-static void guarded_close(struct kv_backend* b, void (*cb)(void* user), void* user)
+static void guarded_close(struct kv_backend *b, void (*cb)(void *user), void *user)
 {
     b->closed = cb;
     b->user = user;
     rguard_replica_close(b->replica, on_closed, b);
 }
 
-static void flag_closed(void* user)
+static void flag_closed(void *user)
 {
-    *(bool*)user = true;
+    *(bool *)user = true;
 }
 
 /* A fault outside a window ends the process; what it was is found, and logged, by the next one. */
-static int install_trap(const char* dir, char* errmsg, size_t cap)
+static int install_trap(const char *dir, char *errmsg, size_t cap)
 {
     char crash[512], line[512];
     struct rguard_violation v;
@@ -68,13 +68,13 @@ static int install_trap(const char* dir, char* errmsg, size_t cap)
     return rc;
 }
 
-static int guarded_open(const struct kv_backend_options* o, struct kv_backend** out, char* errmsg,
+static int guarded_open(const struct kv_backend_options *o, struct kv_backend **out, char *errmsg,
                         size_t cap)
 {
     char marker[512];
     struct stat st;
     bool closed = false;
-    struct kv_backend* b = calloc(1, sizeof *b);
+    struct kv_backend *b = calloc(1, sizeof *b);
     if (b == NULL) {
         snprintf(errmsg, cap, "out of memory");
         return -ENOMEM;
@@ -131,18 +131,18 @@ static int guarded_open(const struct kv_backend_options* o, struct kv_backend** 
     return 0;
 }
 
-static int guarded_propose(struct kv_backend* b, const void* cmd, size_t len, rguard_propose_cb cb,
-                           void* user)
+static int guarded_propose(struct kv_backend *b, const void *cmd, size_t len, rguard_propose_cb cb,
+                           void *user)
 {
     return rguard_propose(b->replica, cmd, len, cb, user);
 }
 
-static int guarded_read(struct kv_backend* b, rguard_read_cb cb, void* user)
+static int guarded_read(struct kv_backend *b, rguard_read_cb cb, void *user)
 {
     return rguard_read_barrier(b->replica, cb, user);
 }
 
-static void guarded_info(struct kv_backend* b, struct kv_backend_info* info)
+static void guarded_info(struct kv_backend *b, struct kv_backend_info *info)
 {
     struct rguard_replica_info i = {.size = sizeof i};
     (void)rguard_replica_info(b->replica, &i);
@@ -155,7 +155,7 @@ static void guarded_info(struct kv_backend* b, struct kv_backend_info* info)
                                      .leader_announce = i.leader_announce};
 }
 
-static void guarded_counters(struct kv_backend* b, char* buf, size_t cap)
+static void guarded_counters(struct kv_backend *b, char *buf, size_t cap)
 {
     struct rguard_replica_info i = {.size = sizeof i};
     (void)rguard_replica_info(b->replica, &i);

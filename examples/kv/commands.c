@@ -22,16 +22,16 @@
 #define DIGEST_BYTES (4u << 20)
 
 #define RUN(name)                                                                        \
-    static void name(struct kv_context* ctx, const struct kv_slice* argv, unsigned argc, \
-                     struct resp_out* out)
+    static void name(struct kv_context *ctx, const struct kv_slice *argv, unsigned argc, \
+                     struct resp_out *out)
 
-static bool is_word(struct kv_slice arg, const char* word)
+static bool is_word(struct kv_slice arg, const char *word)
 {
     return arg.len == strlen(word) && strncasecmp(arg.data, word, arg.len) == 0;
 }
 
 /* All zero once the backend has closed: the last replies leave after it. */
-static void get_info(const struct kv_context* ctx, struct kv_backend_info* info)
+static void get_info(const struct kv_context *ctx, struct kv_backend_info *info)
 {
     *info = (struct kv_backend_info){0};
     if (ctx->backend != NULL) {
@@ -39,8 +39,7 @@ static void get_info(const struct kv_context* ctx, struct kv_backend_info* info)
     }
 }
 
-/* ---- reads -------------------------------------------------------------------------------------
- */
+/* ---- reads ----------------------------------------------------------------------------------- */
 
 RUN(run_get)
 {
@@ -72,10 +71,9 @@ RUN(run_dbsize)
     resp_integer(out, (int64_t)stats.keys);
 }
 
-/* ---- about the node ----------------------------------------------------------------------------
- */
+/* ---- about the node -------------------------------------------------------------------------- */
 
-static const char* role_name(int role)
+static const char *role_name(int role)
 {
     switch (role) {
         case RGUARD_ROLE_LEADER:
@@ -130,8 +128,8 @@ RUN(run_role)
     (void)argv;
     (void)argc;
     get_info(ctx, &info);
-    const char* role = info.role == RGUARD_ROLE_LEADER ? "leader" : "follower";
-    const char* leader = info.leader_announce != NULL ? info.leader_announce : "";
+    const char *role = info.role == RGUARD_ROLE_LEADER ? "leader" : "follower";
+    const char *leader = info.leader_announce != NULL ? info.leader_announce : "";
     resp_array(out, 4);
     resp_bulk(out, role, strlen(role));
     resp_integer(out, (int64_t)info.term);
@@ -139,8 +137,7 @@ RUN(run_role)
     resp_bulk(out, leader, strlen(leader));
 }
 
-/* ---- what clients expect to be there ------------------------------------------------------------
- */
+/* ---- what clients expect to be there --------------------------------------------------------- */
 
 RUN(run_ping)
 {
@@ -161,7 +158,7 @@ RUN(run_echo)
 
 RUN(run_config)
 {
-    static const char* const known[][2] = {{"save", ""}, {"appendonly", "yes"}, {"maxmemory", "0"}};
+    static const char *const known[][2] = {{"save", ""}, {"appendonly", "yes"}, {"maxmemory", "0"}};
     (void)ctx;
     if (argc < 3 || !is_word(argv[1], "GET")) {
         resp_error(out, "ERR only CONFIG GET is supported; options are given on the command line");
@@ -215,8 +212,8 @@ RUN(run_shutdown)
     ctx->shutdown(ctx->user);
 }
 
-static void run_command(struct kv_context* ctx, const struct kv_slice* argv, unsigned argc,
-                        struct resp_out* out);
+static void run_command(struct kv_context *ctx, const struct kv_slice *argv, unsigned argc,
+                        struct resp_out *out);
 
 static const struct kv_command commands[] = {
     {"GET", KV_READ, 2, 2, 0, false, run_get},
@@ -239,8 +236,8 @@ static const struct kv_command commands[] = {
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 
 /* COMMAND COUNT is honest; COMMAND, COMMAND DOCS and the rest are empty, which clients accept. */
-static void run_command(struct kv_context* ctx, const struct kv_slice* argv, unsigned argc,
-                        struct resp_out* out)
+static void run_command(struct kv_context *ctx, const struct kv_slice *argv, unsigned argc,
+                        struct resp_out *out)
 {
     (void)ctx;
     if (argc == 2 && is_word(argv[1], "COUNT")) {
@@ -250,16 +247,16 @@ static void run_command(struct kv_context* ctx, const struct kv_slice* argv, uns
     }
 }
 
-const struct kv_command* kv_command_find(const struct kv_slice* argv, unsigned argc,
-                                         struct resp_out* out)
+const struct kv_command *kv_command_find(const struct kv_slice *argv, unsigned argc,
+                                         struct resp_out *out)
 {
-    const struct kv_command* c = NULL;
+    const struct kv_command *c = NULL;
     for (size_t i = 0; i < N_COMMANDS && c == NULL; i++) {
         c = is_word(argv[0], commands[i].name) ? &commands[i] : NULL;
     }
     if (c == NULL) {
         resp_error(out, "ERR unknown command '%.*s'", argv[0].len > 64 ? 64 : (int)argv[0].len,
-                   (const char*)argv[0].data);
+                   (const char *)argv[0].data);
         return NULL;
     }
     if (c->op == KV_OP_SET && argc > c->max) {
@@ -280,11 +277,10 @@ const struct kv_command* kv_command_find(const struct kv_slice* argv, unsigned a
     return c;
 }
 
-/* ---- outcomes -----------------------------------------------------------------------------------
- */
+/* ---- outcomes -------------------------------------------------------------------------------- */
 
-void kv_reply_applied(struct kv_context* ctx, uint64_t index, const void* result,
-                      struct resp_out* out)
+void kv_reply_applied(struct kv_context *ctx, uint64_t index, const void *result,
+                      struct resp_out *out)
 {
     struct kv_backend_info info;
     switch (kv_result_code(result)) {
@@ -308,7 +304,7 @@ void kv_reply_applied(struct kv_context* ctx, uint64_t index, const void* result
     rguard_trace(RGUARD_TRACE_ACK, info.term, index, ++ctx->acked, 0);
 }
 
-static void reply_moved(struct kv_context* ctx, struct resp_out* out)
+static void reply_moved(struct kv_context *ctx, struct resp_out *out)
 {
     struct kv_backend_info info;
     get_info(ctx, &info);
@@ -320,7 +316,7 @@ static void reply_moved(struct kv_context* ctx, struct resp_out* out)
     }
 }
 
-void kv_reply_failed(struct kv_context* ctx, enum kv_class class_, int status, struct resp_out* out)
+void kv_reply_failed(struct kv_context *ctx, enum kv_class class_, int status, struct resp_out *out)
 {
     bool lost = status == RGUARD_ELOST || status == RGUARD_ECANCELED;
     if (lost && class_ == KV_WRITE) {

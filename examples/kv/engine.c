@@ -52,8 +52,8 @@
 
 struct node
 {
-    struct node* next;
-    unsigned char* value; /* guarded slot, NULL when value_len is 0 */
+    struct node *next;
+    unsigned char *value; /* guarded slot, NULL when value_len is 0 */
     uint32_t value_len;
     uint32_t key_len;
     unsigned char key[];
@@ -61,14 +61,14 @@ struct node
 
 struct root
 {
-    struct node** buckets;
+    struct node **buckets;
     uint64_t keys, bytes, pages, digest;
 };
 
 struct kv_engine
 {
-    rguard_arena* arenas[2];
-    struct root* root;
+    rguard_arena *arenas[2];
+    struct root *root;
     struct kv_engine_limits limits;
     uint64_t max_values; /* that this kernel can guard */
 };
@@ -76,11 +76,11 @@ struct kv_engine
 #define NODES(e)  ((e)->arenas[0])
 #define VALUES(e) ((e)->arenas[1])
 
-static int apply_set(struct kv_engine* e, struct kv_slice key, struct kv_slice value,
-                     void** result);
-static int apply_del(struct kv_engine* e, const void* cmd, unsigned n, void** result);
-static int apply_flush(struct kv_engine* e, void** result);
-static int lay_out(struct kv_engine* e);
+static int apply_set(struct kv_engine *e, struct kv_slice key, struct kv_slice value,
+                     void **result);
+static int apply_del(struct kv_engine *e, const void *cmd, unsigned n, void **result);
+static int apply_flush(struct kv_engine *e, void **result);
+static int lay_out(struct kv_engine *e);
 
 static uint64_t guardable_values(void)
 {
@@ -89,7 +89,7 @@ static uint64_t guardable_values(void)
     if (rguard_guard_caps(&caps) == 0 && caps.madv_guard) {
         return UINT64_MAX;
     }
-    FILE* f = fopen("/proc/sys/vm/max_map_count", "re");
+    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
     if (f != NULL) {
         if (fscanf(f, "%lu", &maps) != 1) {
             maps = 0;
@@ -100,9 +100,9 @@ static uint64_t guardable_values(void)
     return maps / 2 > SPARE_VALUES ? maps / 2 - SPARE_VALUES : 0;
 }
 
-int kv_engine_open(const struct kv_engine_limits* limits, struct kv_engine** out)
+int kv_engine_open(const struct kv_engine_limits *limits, struct kv_engine **out)
 {
-    struct kv_engine* e = calloc(1, sizeof *e);
+    struct kv_engine *e = calloc(1, sizeof *e);
     if (e == NULL) {
         return -ENOMEM;
     }
@@ -131,7 +131,7 @@ int kv_engine_open(const struct kv_engine_limits* limits, struct kv_engine** out
     return 0;
 }
 
-void kv_engine_close(struct kv_engine* e)
+void kv_engine_close(struct kv_engine *e)
 {
     if (e != NULL) {
         rguard_arena_destroy(VALUES(e));
@@ -140,21 +140,21 @@ void kv_engine_close(struct kv_engine* e)
     }
 }
 
-rguard_arena** kv_engine_arenas(struct kv_engine* e, size_t* n)
+rguard_arena **kv_engine_arenas(struct kv_engine *e, size_t *n)
 {
     *n = 2;
     return e->arenas;
 }
 
-int kv_engine_apply(void* user, uint64_t index, const void* cmd, size_t len, void** result)
+int kv_engine_apply(void *user, uint64_t index, const void *cmd, size_t len, void **result)
 {
-    struct kv_engine* e = user;
+    struct kv_engine *e = user;
     enum kv_op op;
     unsigned n = 0;
     size_t cursor = KV_COMMAND_HEADER;
     (void)index;
     if (kv_command_check(cmd, len, &op, &n) != 0) {
-        *result = (void*)(uintptr_t)KV_MALFORMED; /* every replica says so: nothing diverges */
+        *result = (void *)(uintptr_t)KV_MALFORMED; /* every replica says so: nothing diverges */
         return 0;
     }
     if (op == KV_OP_SET) {
@@ -164,10 +164,9 @@ int kv_engine_apply(void* user, uint64_t index, const void* cmd, size_t len, voi
     return op == KV_OP_DEL ? apply_del(e, cmd, n, result) : apply_flush(e, result);
 }
 
-/* ---- commands ----------------------------------------------------------------------------------
- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
-size_t kv_command_size(const struct kv_slice* args, unsigned n)
+size_t kv_command_size(const struct kv_slice *args, unsigned n)
 {
     size_t size = KV_COMMAND_HEADER;
     for (unsigned i = 0; i < n; i++) {
@@ -176,9 +175,9 @@ size_t kv_command_size(const struct kv_slice* args, unsigned n)
     return (size + 7) & ~(size_t)7;
 }
 
-void kv_command_encode(void* buf, enum kv_op op, const struct kv_slice* args, unsigned n)
+void kv_command_encode(void *buf, enum kv_op op, const struct kv_slice *args, unsigned n)
 {
-    unsigned char* p = buf;
+    unsigned char *p = buf;
     size_t size = kv_command_size(args, n), at = KV_COMMAND_HEADER;
     memset(p, 0, KV_COMMAND_HEADER);
     for (unsigned i = 0; i < n; i++) {
@@ -197,25 +196,25 @@ void kv_command_encode(void* buf, enum kv_op op, const struct kv_slice* args, un
     memset(p + at, 0, size - at);
 }
 
-unsigned kv_command_argc(const void* cmd)
+unsigned kv_command_argc(const void *cmd)
 {
     uint16_t argc;
-    memcpy(&argc, (const unsigned char*)cmd + 2, sizeof argc);
+    memcpy(&argc, (const unsigned char *)cmd + 2, sizeof argc);
     return argc;
 }
 
-struct kv_slice kv_command_next(const void* cmd, size_t* cursor)
+struct kv_slice kv_command_next(const void *cmd, size_t *cursor)
 {
     uint32_t len;
-    const unsigned char* p = (const unsigned char*)cmd + *cursor;
+    const unsigned char *p = (const unsigned char *)cmd + *cursor;
     memcpy(&len, p, sizeof len);
     *cursor += sizeof len + len;
     return (struct kv_slice){p + sizeof len, len};
 }
 
-int kv_command_check(const void* cmd, size_t len, enum kv_op* op, unsigned* n)
+int kv_command_check(const void *cmd, size_t len, enum kv_op *op, unsigned *n)
 {
-    const unsigned char* p = cmd;
+    const unsigned char *p = cmd;
     uint32_t length;
     uint16_t argc;
     if (len < KV_COMMAND_HEADER) {
@@ -250,18 +249,17 @@ int kv_command_check(const void* cmd, size_t len, enum kv_op* op, unsigned* n)
     return 0;
 }
 
-enum kv_result_code kv_result_code(const void* result)
+enum kv_result_code kv_result_code(const void *result)
 {
     return (enum kv_result_code)((uintptr_t)result & 0xff);
 }
 
-uint64_t kv_result_count(const void* result)
+uint64_t kv_result_count(const void *result)
 {
     return (uint64_t)(uintptr_t)result >> 8;
 }
 
-/* ---- digest ------------------------------------------------------------------------------------
- */
+/* ---- digest ---------------------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t h)
 {
@@ -272,9 +270,9 @@ static uint64_t mix(uint64_t h)
 
 /* Every step is a bijection of h for given data, so two inputs that differ in one word never meet.
  */
-static uint64_t hash(uint64_t h, const void* data, size_t len)
+static uint64_t hash(uint64_t h, const void *data, size_t len)
 {
-    const unsigned char* p = data;
+    const unsigned char *p = data;
     h = mix(h ^ (len * 0x9e3779b97f4a7c15ULL));
     for (; len >= sizeof h; p += sizeof h, len -= sizeof h) {
         uint64_t word;
@@ -289,44 +287,43 @@ static uint64_t hash(uint64_t h, const void* data, size_t len)
     return h;
 }
 
-static uint64_t hash_key(const void* key, size_t len)
+static uint64_t hash_key(const void *key, size_t len)
 {
     return hash(1, key, len);
 }
 
-static uint64_t hash_node(const struct node* n)
+static uint64_t hash_node(const struct node *n)
 {
     return hash(hash_key(n->key, n->key_len), n->value, n->value_len);
 }
 
-uint64_t kv_engine_digest(void* user)
+uint64_t kv_engine_digest(void *user)
 {
-    return ((struct kv_engine*)user)->root->digest;
+    return ((struct kv_engine *)user)->root->digest;
 }
 
-uint64_t kv_engine_digest_memory(const struct kv_engine* e)
+uint64_t kv_engine_digest_memory(const struct kv_engine *e)
 {
     uint64_t sum = 0;
     for (uint32_t b = 0; b < BUCKETS; b++) {
-        for (const struct node* n = e->root->buckets[b]; n != NULL; n = n->next) {
+        for (const struct node *n = e->root->buckets[b]; n != NULL; n = n->next) {
             sum += hash_node(n);
         }
     }
     return sum;
 }
 
-/* ---- table -------------------------------------------------------------------------------------
- */
+/* ---- table ----------------------------------------------------------------------------------- */
 
-static struct node** bucket_of(const struct kv_engine* e, const void* key, size_t len)
+static struct node **bucket_of(const struct kv_engine *e, const void *key, size_t len)
 {
     return &e->root->buckets[hash_key(key, len) & (BUCKETS - 1)];
 }
 
 /* The link that points to the node of @key, or the empty one at the end of its chain. */
-static struct node** find(const struct kv_engine* e, const void* key, size_t len)
+static struct node **find(const struct kv_engine *e, const void *key, size_t len)
 {
-    struct node** link = bucket_of(e, key, len);
+    struct node **link = bucket_of(e, key, len);
     while (*link != NULL &&
            ((*link)->key_len != len || (len > 0 && memcmp((*link)->key, key, len) != 0))) {
         link = &(*link)->next;
@@ -334,24 +331,24 @@ static struct node** find(const struct kv_engine* e, const void* key, size_t len
     return link;
 }
 
-bool kv_engine_get(const struct kv_engine* e, const void* key, size_t len, struct kv_slice* value)
+bool kv_engine_get(const struct kv_engine *e, const void *key, size_t len, struct kv_slice *value)
 {
     RGUARD_FP_POINT("kv/read", "a read, before it looks into the table");
-    const struct node* n = *find(e, key, len);
+    const struct node *n = *find(e, key, len);
     if (n != NULL) {
         *value = (struct kv_slice){n->value, n->value_len};
     }
     return n != NULL;
 }
 
-bool kv_engine_has_room(const struct kv_engine* e)
+bool kv_engine_has_room(const struct kv_engine *e)
 {
     struct rguard_arena_stats stats = {.size = sizeof stats};
     return e->max_values == UINT64_MAX ||
            (rguard_arena_stats(VALUES(e), &stats) == 0 && stats.live_slots < e->max_values);
 }
 
-void kv_engine_stats(const struct kv_engine* e, struct kv_engine_stats* stats)
+void kv_engine_stats(const struct kv_engine *e, struct kv_engine_stats *stats)
 {
     *stats = (struct kv_engine_stats){e->root->keys, e->root->bytes, e->root->pages};
 }
@@ -362,9 +359,9 @@ static uint64_t pages_of(size_t value_len)
 }
 
 /* Adds what @n holds to the counters (@sign 1), or takes it away (-1). The root is touched. */
-static void account(struct kv_engine* e, const struct node* n, int sign)
+static void account(struct kv_engine *e, const struct node *n, int sign)
 {
-    struct root* r = e->root;
+    struct root *r = e->root;
     uint64_t s = (uint64_t)(int64_t)sign; /* arithmetic modulo 2^64 */
     r->keys += s;
     r->bytes += s * (n->key_len + (uint64_t)n->value_len);
@@ -373,9 +370,9 @@ static void account(struct kv_engine* e, const struct node* n, int sign)
 }
 
 /* A new slot that holds @value; NULL in *@out for an empty one. */
-static int store_value(struct kv_engine* e, struct kv_slice value, unsigned char** out)
+static int store_value(struct kv_engine *e, struct kv_slice value, unsigned char **out)
 {
-    void* slot = NULL;
+    void *slot = NULL;
     int rc = value.len > 0 ? rguard_alloc(VALUES(e), value.len, &slot) : 0;
     if (rc == 0 && value.len > 0) {
         memcpy(slot, value.data, value.len);
@@ -385,30 +382,30 @@ static int store_value(struct kv_engine* e, struct kv_slice value, unsigned char
 }
 
 /* A new node of @key at the end of the chain that @link belongs to. */
-static int add_node(struct kv_engine* e, struct node** link, struct kv_slice key, struct node** out)
+static int add_node(struct kv_engine *e, struct node **link, struct kv_slice key, struct node **out)
 {
-    void* slot = NULL;
+    void *slot = NULL;
     int rc = rguard_alloc(NODES(e), sizeof(struct node) + key.len, &slot);
     if (rc != 0) {
         return rc;
     }
-    struct node* n = slot;
+    struct node *n = slot;
     n->next = NULL;
     n->key_len = (uint32_t)key.len;
     if (key.len > 0) {
         memcpy(n->key, key.data, key.len);
     }
-    (void)rguard_touch(link, sizeof(struct node*));
+    (void)rguard_touch(link, sizeof(struct node *));
     *link = n;
     *out = n;
     return 0;
 }
 
 /* Makes the slot @value what GET of @key returns. The caller knows that it fits. */
-static int put(struct kv_engine* e, struct kv_slice key, unsigned char* value, size_t value_len)
+static int put(struct kv_engine *e, struct kv_slice key, unsigned char *value, size_t value_len)
 {
-    struct node** link = find(e, key.data, key.len);
-    struct node* n = *link;
+    struct node **link = find(e, key.data, key.len);
+    struct node *n = *link;
     int rc = 0;
     (void)rguard_touch(e->root, sizeof *e->root);
     if (n != NULL) {
@@ -426,9 +423,9 @@ static int put(struct kv_engine* e, struct kv_slice key, unsigned char* value, s
     return rc;
 }
 
-static enum kv_result_code fits(const struct kv_engine* e, struct kv_slice key, size_t value_len)
+static enum kv_result_code fits(const struct kv_engine *e, struct kv_slice key, size_t value_len)
 {
-    const struct node* old = *find(e, key.data, key.len);
+    const struct node *old = *find(e, key.data, key.len);
     uint64_t freed = old != NULL ? pages_of(old->value_len) : 0;
     if (old == NULL && e->root->keys >= e->limits.keys) {
         return KV_TOO_MANY_KEYS;
@@ -436,11 +433,11 @@ static enum kv_result_code fits(const struct kv_engine* e, struct kv_slice key, 
     return e->root->pages - freed + pages_of(value_len) > e->limits.pages ? KV_FULL : KV_OK;
 }
 
-static int apply_set(struct kv_engine* e, struct kv_slice key, struct kv_slice value, void** result)
+static int apply_set(struct kv_engine *e, struct kv_slice key, struct kv_slice value, void **result)
 {
-    unsigned char* slot = NULL;
+    unsigned char *slot = NULL;
     enum kv_result_code code = fits(e, key, value.len);
-    *result = (void*)(uintptr_t)code;
+    *result = (void *)(uintptr_t)code;
     if (code != KV_OK) {
         return 0;
     }
@@ -457,24 +454,24 @@ static int apply_set(struct kv_engine* e, struct kv_slice key, struct kv_slice v
     return put(e, key, slot, value.len);
 }
 
-static int drop_node(struct kv_engine* e, struct node* n)
+static int drop_node(struct kv_engine *e, struct node *n)
 {
     int rc = n->value != NULL ? rguard_free(VALUES(e), n->value) : 0;
     return rc != 0 ? rc : rguard_free(NODES(e), n);
 }
 
-static int apply_del(struct kv_engine* e, const void* cmd, unsigned n, void** result)
+static int apply_del(struct kv_engine *e, const void *cmd, unsigned n, void **result)
 {
     uintptr_t removed = 0;
     size_t cursor = KV_COMMAND_HEADER;
     (void)rguard_touch(e->root, sizeof *e->root);
     for (unsigned i = 0; i < n; i++) {
         struct kv_slice key = kv_command_next(cmd, &cursor);
-        struct node** link = find(e, key.data, key.len);
-        struct node* gone = *link;
+        struct node **link = find(e, key.data, key.len);
+        struct node *gone = *link;
         if (gone != NULL) {
             account(e, gone, -1);
-            (void)rguard_touch(link, sizeof(struct node*));
+            (void)rguard_touch(link, sizeof(struct node *));
             *link = gone->next;
             int rc = drop_node(e, gone);
             if (rc != 0) {
@@ -483,20 +480,20 @@ static int apply_del(struct kv_engine* e, const void* cmd, unsigned n, void** re
             removed++;
         }
     }
-    *result = (void*)(removed << 8 | KV_COUNT);
+    *result = (void *)(removed << 8 | KV_COUNT);
     return 0;
 }
 
-static int apply_flush(struct kv_engine* e, void** result)
+static int apply_flush(struct kv_engine *e, void **result)
 {
     for (uint32_t b = 0; b < BUCKETS && e->root->keys > 0; b++) {
-        struct node* n = e->root->buckets[b];
+        struct node *n = e->root->buckets[b];
         if (n != NULL) {
             (void)rguard_touch(&e->root->buckets[b], sizeof n);
             e->root->buckets[b] = NULL;
         }
         while (n != NULL) {
-            struct node* next = n->next;
+            struct node *next = n->next;
             int rc = drop_node(e, n);
             if (rc != 0) {
                 return rc;
@@ -505,25 +502,25 @@ static int apply_flush(struct kv_engine* e, void** result)
         }
     }
     (void)rguard_touch(e->root, sizeof *e->root);
-    struct node** buckets = e->root->buckets;
+    struct node **buckets = e->root->buckets;
     *e->root = (struct root){.buckets = buckets};
-    *result = (void*)(uintptr_t)KV_OK;
+    *result = (void *)(uintptr_t)KV_OK;
     return 0;
 }
 
 /* An empty table in empty arenas. */
-static int lay_out(struct kv_engine* e)
+static int lay_out(struct kv_engine *e)
 {
-    void* root = NULL;
-    void* buckets = NULL;
+    void *root = NULL;
+    void *buckets = NULL;
     int rc = rguard_alloc(NODES(e), sizeof *e->root, &root);
     if (rc == 0) {
-        rc = rguard_alloc(NODES(e), BUCKETS * sizeof(struct node*), &buckets);
+        rc = rguard_alloc(NODES(e), BUCKETS * sizeof(struct node *), &buckets);
     }
     if (rc != 0) {
         return rc;
     }
-    memset(buckets, 0, BUCKETS * sizeof(struct node*));
+    memset(buckets, 0, BUCKETS * sizeof(struct node *));
     e->root = root;
     *e->root = (struct root){.buckets = buckets};
     return 0;
@@ -542,25 +539,25 @@ static int lay_out(struct kv_engine* e)
  * held what was applied when the snapshot was taken. A replica whose memory has changed since
  * refuses to spread that. */
 
-static size_t snapshot_size(const struct kv_engine* e)
+static size_t snapshot_size(const struct kv_engine *e)
 {
     size_t size = SNAPSHOT_HEADER + e->root->bytes + e->root->keys * 2 * sizeof(uint32_t);
     return (size + 7) & ~(size_t)7;
 }
 
-int kv_engine_snapshot(void* user, void** data, size_t* len)
+int kv_engine_snapshot(void *user, void **data, size_t *len)
 {
-    struct kv_engine* e = user;
+    struct kv_engine *e = user;
     size_t size = snapshot_size(e), at = SNAPSHOT_HEADER;
     const uint64_t header[4] = {SNAPSHOT_MAGIC, e->root->keys, size, e->root->digest};
     uint64_t digest = 0;
-    unsigned char* p = calloc(1, size);
+    unsigned char *p = calloc(1, size);
     if (p == NULL) {
         return -ENOMEM;
     }
     memcpy(p, header, sizeof header);
     for (uint32_t b = 0; b < BUCKETS; b++) {
-        for (const struct node* n = e->root->buckets[b]; n != NULL; n = n->next) {
+        for (const struct node *n = e->root->buckets[b]; n != NULL; n = n->next) {
             const uint32_t lengths[2] = {n->key_len, n->value_len};
             size_t need = sizeof lengths + n->key_len + (size_t)n->value_len;
             if (need > size - at) {
@@ -587,8 +584,8 @@ damaged:
 }
 
 /* The pair at *@at, which is moved on; RGUARD_EPROTO when it does not fit into the snapshot. */
-static int next_pair(const unsigned char* p, size_t len, size_t* at, struct kv_slice* key,
-                     struct kv_slice* value)
+static int next_pair(const unsigned char *p, size_t len, size_t *at, struct kv_slice *key,
+                     struct kv_slice *value)
 {
     uint32_t lengths[2];
     if (len - *at < sizeof lengths) {
@@ -607,8 +604,8 @@ static int next_pair(const unsigned char* p, size_t len, size_t* at, struct kv_s
 }
 
 /* Everything that can be known before the present state is thrown away. */
-static int check_snapshot(const struct kv_engine* e, const unsigned char* p, size_t len,
-                          uint64_t* keys)
+static int check_snapshot(const struct kv_engine *e, const unsigned char *p, size_t len,
+                          uint64_t *keys)
 {
     uint64_t header[4] = {0}, digest = 0, pages = 0;
     size_t at = SNAPSHOT_HEADER;
@@ -635,9 +632,9 @@ static int check_snapshot(const struct kv_engine* e, const unsigned char* p, siz
     return digest == header[3] ? 0 : RGUARD_ECHECKSUM;
 }
 
-int kv_engine_restore(void* user, const void* data, size_t len)
+int kv_engine_restore(void *user, const void *data, size_t len)
 {
-    struct kv_engine* e = user;
+    struct kv_engine *e = user;
     uint64_t keys = 0;
     size_t at = SNAPSHOT_HEADER;
     int rc = len > 0 ? check_snapshot(e, data, len, &keys) : 0;
@@ -652,7 +649,7 @@ int kv_engine_restore(void* user, const void* data, size_t len)
     }
     for (uint64_t i = 0; i < keys && rc == 0; i++) {
         struct kv_slice key, value;
-        unsigned char* slot = NULL;
+        unsigned char *slot = NULL;
         rc = next_pair(data, len, &at, &key, &value);
         if (rc == 0) {
             rc = store_value(e, value, &slot);

@@ -17,9 +17,9 @@ void kv_log_node(unsigned long long id)
     node = id;
 }
 
-void kv_log(int level, const char* fmt, ...)
+void kv_log(int level, const char *fmt, ...)
 {
-    static const char* const names[] = {"debug", "info", "warning", "error"};
+    static const char *const names[] = {"debug", "info", "warning", "error"};
     char line[1024];
     struct timespec now;
     struct tm tm;

@@ -7,6 +7,6 @@
 void kv_log_node(unsigned long long id);
 
 /* @level: enum rguard_log_level. Not from a signal handler. */
-void kv_log(int level, const char* fmt, ...) __attribute__((format(printf, 2, 3)));
+void kv_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

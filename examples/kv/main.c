@@ -75,25 +75,25 @@ struct program
     uv_loop_t loop;
     uv_signal_t term, interrupt;
     uv_prepare_t turn;
-    struct kv_engine* engine;
-    struct kv_server* server;
-    struct kv_backend* backend;
-    const struct kv_backend_ops* ops;
+    struct kv_engine *engine;
+    struct kv_server *server;
+    struct kv_backend *backend;
+    const struct kv_backend_ops *ops;
     bool ending;
 };
 
-static int parse_options(int argc, char** argv, struct settings* set);
-static int make_directory(const char* dir);
-static int run(struct program* p, const struct settings* set);
-static void end(void* user);
+static int parse_options(int argc, char **argv, struct settings *set);
+static int make_directory(const char *dir);
+static int run(struct program *p, const struct settings *set);
+static void end(void *user);
 
-static int complain(int code, const char* what, const char* why)
+static int complain(int code, const char *what, const char *why)
 {
     fprintf(stderr, "rguard-kv: %s: %s\n", what, why);
     return code;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     static struct program program;
     struct settings set = {.election_ms = 1000, .heartbeat_ms = 100};
@@ -120,12 +120,11 @@ int main(int argc, char** argv)
     return rc;
 }
 
-/* ---- options -----------------------------------------------------------------------------------
- */
+/* ---- options --------------------------------------------------------------------------------- */
 
-static bool to_number(const char* text, uint64_t min, uint64_t max, uint64_t* out)
+static bool to_number(const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
-    char* end = NULL;
+    char *end = NULL;
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || v < min || v > max) {
@@ -135,7 +134,7 @@ static bool to_number(const char* text, uint64_t min, uint64_t max, uint64_t* ou
     return true;
 }
 
-static bool to_unsigned(const char* text, unsigned max, unsigned* out)
+static bool to_unsigned(const char *text, unsigned max, unsigned *out)
 {
     uint64_t v = 0;
     if (!to_number(text, 1, max, &v)) {
@@ -146,18 +145,18 @@ static bool to_unsigned(const char* text, unsigned max, unsigned* out)
 }
 
 /* "localhost:80" or "127.0.0.1:80" into the numeric form. */
-static bool to_address(const char* text, char out[32])
+static bool to_address(const char *text, char out[32])
 {
     char host[32];
     struct sockaddr_in address;
     uint64_t port = 0;
-    const char* colon = strrchr(text, ':');
+    const char *colon = strrchr(text, ':');
     if (colon == NULL || (size_t)(colon - text) >= sizeof host ||
         !to_number(colon + 1, 1, 65535, &port)) {
         return false;
     }
     snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
-    const char* numeric = strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
+    const char *numeric = strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
     if (uv_ip4_addr(numeric, (int)port, &address) != 0) {
         return false;
     }
@@ -166,7 +165,7 @@ static bool to_address(const char* text, char out[32])
 }
 
 /* NULL, or what is wrong. */
-static const char* parse_peers(const char* text, struct settings* set)
+static const char *parse_peers(const char *text, struct settings *set)
 {
     char copy[1024], *save = NULL;
     if (strlen(text) >= sizeof copy) {
@@ -174,9 +173,9 @@ static const char* parse_peers(const char* text, struct settings* set)
     }
     strcpy(copy, text);
     set->n_peers = 0;
-    for (char* one = strtok_r(copy, ",", &save); one != NULL; one = strtok_r(NULL, ",", &save)) {
-        struct rguard_peer* peer = &set->peers[set->n_peers];
-        char* equals = strchr(one, '=');
+    for (char *one = strtok_r(copy, ",", &save); one != NULL; one = strtok_r(NULL, ",", &save)) {
+        struct rguard_peer *peer = &set->peers[set->n_peers];
+        char *equals = strchr(one, '=');
         if (set->n_peers == MAX_PEERS) {
             return "more than 16 nodes";
         }
@@ -201,7 +200,7 @@ static const char* parse_peers(const char* text, struct settings* set)
     return set->n_peers > 0 ? NULL : "no nodes";
 }
 
-static const char* own_address(const struct settings* set)
+static const char *own_address(const struct settings *set)
 {
     for (size_t i = 0; i < set->n_peers; i++) {
         if (set->peers[i].id == set->id) {
@@ -211,7 +210,7 @@ static const char* own_address(const struct settings* set)
     return NULL;
 }
 
-static int check_settings(const struct settings* set)
+static int check_settings(const struct settings *set)
 {
     if (set->id == 0 || set->listen[0] == '\0' || set->n_peers == 0 || set->dir == NULL) {
         return complain(EXIT_USAGE, "usage",
@@ -230,7 +229,7 @@ static int check_settings(const struct settings* set)
 }
 
 /* NULL, or what is wrong with @arg of option @c. */
-static const char* take_option(struct settings* set, int c, const char* arg)
+static const char *take_option(struct settings *set, int c, const char *arg)
 {
     switch (c) {
         case 'i':
@@ -266,7 +265,7 @@ static const char* take_option(struct settings* set, int c, const char* arg)
 }
 
 /* -1: go on; otherwise the exit code. */
-static int parse_options(int argc, char** argv, struct settings* set)
+static int parse_options(int argc, char **argv, struct settings *set)
 {
     static const struct option options[] = {{"id", required_argument, NULL, 'i'},
                                             {"listen", required_argument, NULL, 'l'},
@@ -296,7 +295,7 @@ static int parse_options(int argc, char** argv, struct settings* set)
             return complain(EXIT_USAGE, argv[optind - 1],
                             c == ':' ? "needs a value" : "unknown option (--help lists them)");
         }
-        const char* wrong = take_option(set, c, optarg);
+        const char *wrong = take_option(set, c, optarg);
         if (wrong != NULL) {
             char what[256];
             snprintf(what, sizeof what, "--%s %s", options[which].name, optarg);
@@ -309,10 +308,9 @@ static int parse_options(int argc, char** argv, struct settings* set)
     return check_settings(set);
 }
 
-/* ---- running -----------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
-static int make_directory(const char* dir)
+static int make_directory(const char *dir)
 {
     struct stat st;
     if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
@@ -326,7 +324,7 @@ static int make_directory(const char* dir)
 
 /* The node's log is where a violation must be found afterwards. Those of a window (index != 0) have
  * been logged by the replica when it dealt with them. */
-static void log_violations(const struct program* p)
+static void log_violations(const struct program *p)
 {
     struct rguard_violation v;
     uint64_t lost = 0;
@@ -343,14 +341,14 @@ static void log_violations(const struct program* p)
     }
 }
 
-static void on_turn(uv_prepare_t* turn)
+static void on_turn(uv_prepare_t *turn)
 {
     log_violations(turn->data);
 }
 
-static void on_signal(uv_signal_t* handle, int signum)
+static void on_signal(uv_signal_t *handle, int signum)
 {
-    struct program* p = handle->data;
+    struct program *p = handle->data;
     if (p->ending) {
         _exit(128 + signum);
     }
@@ -358,23 +356,23 @@ static void on_signal(uv_signal_t* handle, int signum)
     end(p);
 }
 
-static void on_server_closed(void* user)
+static void on_server_closed(void *user)
 {
-    struct program* p = user;
-    uv_close((uv_handle_t*)&p->term, NULL);
-    uv_close((uv_handle_t*)&p->interrupt, NULL);
-    uv_close((uv_handle_t*)&p->turn, NULL);
+    struct program *p = user;
+    uv_close((uv_handle_t *)&p->term, NULL);
+    uv_close((uv_handle_t *)&p->interrupt, NULL);
+    uv_close((uv_handle_t *)&p->turn, NULL);
 }
 
-static void on_backend_closed(void* user)
+static void on_backend_closed(void *user)
 {
-    struct program* p = user;
+    struct program *p = user;
     kv_server_close(p->server, on_server_closed, p);
 }
 
-static void end(void* user)
+static void end(void *user)
 {
-    struct program* p = user;
+    struct program *p = user;
     if (!p->ending) {
         p->ending = true;
         kv_server_stop(p->server);
@@ -382,7 +380,7 @@ static void end(void* user)
     }
 }
 
-static int open_all(struct program* p, const struct settings* set, char* errmsg, size_t cap)
+static int open_all(struct program *p, const struct settings *set, char *errmsg, size_t cap)
 {
     struct kv_server_options server = {
         .loop = &p->loop, .listen = set->listen, .shutdown = end, .user = p};
@@ -422,7 +420,7 @@ static int open_all(struct program* p, const struct settings* set, char* errmsg,
     return 0;
 }
 
-static int run(struct program* p, const struct settings* set)
+static int run(struct program *p, const struct settings *set)
 {
     char errmsg[512] = "unknown";
     int code = EXIT_SUCCESS;

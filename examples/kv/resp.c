@@ -27,28 +27,28 @@
 #define MAX_HEADER 32          /* "*1024", "$1048576": longer is garbage */
 #define FIRST_ARGS 8
 
-static int next_array(struct resp_parser* p);
-static int next_inline(struct resp_parser* p);
+static int next_array(struct resp_parser *p);
+static int next_inline(struct resp_parser *p);
 
-void resp_init(struct resp_parser* p)
+void resp_init(struct resp_parser *p)
 {
     memset(p, 0, sizeof *p);
     p->bulk = -1;
 }
 
-void resp_free(struct resp_parser* p)
+void resp_free(struct resp_parser *p)
 {
     free(p->buf);
     free(p->args);
     resp_init(p);
 }
 
-size_t resp_pending(const struct resp_parser* p)
+size_t resp_pending(const struct resp_parser *p)
 {
     return p->len - p->start;
 }
 
-int resp_reserve(struct resp_parser* p, char** where, size_t* room)
+int resp_reserve(struct resp_parser *p, char **where, size_t *room)
 {
     if (p->start > 0) {
         memmove(p->buf, p->buf + p->start, p->len - p->start);
@@ -58,7 +58,7 @@ int resp_reserve(struct resp_parser* p, char** where, size_t* room)
     bool shrink = p->len < READ_ROOM && p->cap > KEEP_CAP;
     if (shrink || p->cap - p->len < READ_ROOM) {
         size_t cap = shrink ? KEEP_CAP : p->len + (p->len < READ_ROOM ? READ_ROOM : p->len);
-        char* buf = realloc(p->buf, cap);
+        char *buf = realloc(p->buf, cap);
         if (buf == NULL) {
             return -ENOMEM;
         }
@@ -70,13 +70,13 @@ int resp_reserve(struct resp_parser* p, char** where, size_t* room)
     return 0;
 }
 
-void resp_received(struct resp_parser* p, size_t n)
+void resp_received(struct resp_parser *p, size_t n)
 {
     p->len += n;
 }
 
 /* Forgets the request at start, which has been understood up to pos. */
-static void consume(struct resp_parser* p)
+static void consume(struct resp_parser *p)
 {
     p->start += p->pos;
     p->pos = 0;
@@ -89,13 +89,13 @@ static void consume(struct resp_parser* p)
     }
 }
 
-static int fail(struct resp_parser* p, const char* why)
+static int fail(struct resp_parser *p, const char *why)
 {
     p->error = why;
     return RESP_ERROR;
 }
 
-int resp_next(struct resp_parser* p, struct resp_request* out)
+int resp_next(struct resp_parser *p, struct resp_request *out)
 {
     int status = RESP_REQUEST;
     if (p->want == 0 && p->argc > 0) {
@@ -129,10 +129,10 @@ int resp_next(struct resp_parser* p, struct resp_request* out)
 }
 
 /* The line at pos. RESP_REQUEST: it ends at offset *@end (of its LF); RESP_MORE or RESP_ERROR. */
-static int find_line(struct resp_parser* p, size_t max, const char* too_long, size_t* end)
+static int find_line(struct resp_parser *p, size_t max, const char *too_long, size_t *end)
 {
     size_t from = p->start + p->pos + p->scan;
-    const char* lf = from < p->len ? memchr(p->buf + from, '\n', p->len - from) : NULL;
+    const char *lf = from < p->len ? memchr(p->buf + from, '\n', p->len - from) : NULL;
     size_t length = (lf != NULL ? (size_t)(lf - p->buf) : p->len) - (p->start + p->pos);
     if (length > max) {
         return fail(p, too_long);
@@ -147,15 +147,15 @@ static int find_line(struct resp_parser* p, size_t max, const char* too_long, si
 }
 
 /* The header at pos, one type byte already known: its number goes to *@value. */
-static int read_header(struct resp_parser* p, int64_t max, const char* invalid, int64_t* value)
+static int read_header(struct resp_parser *p, int64_t max, const char *invalid, int64_t *value)
 {
     size_t end = 0;
     int status = find_line(p, MAX_HEADER, invalid, &end);
     if (status != RESP_REQUEST) {
         return status;
     }
-    const char* s = p->buf + p->start + p->pos + 1;
-    const char* stop = p->buf + p->start + end;
+    const char *s = p->buf + p->start + p->pos + 1;
+    const char *stop = p->buf + p->start + end;
     if (stop == s || *--stop != '\r') {
         return fail(p, invalid);
     }
@@ -179,11 +179,11 @@ static int read_header(struct resp_parser* p, int64_t max, const char* invalid, 
     return RESP_REQUEST;
 }
 
-static int add_arg(struct resp_parser* p, size_t offset, size_t len)
+static int add_arg(struct resp_parser *p, size_t offset, size_t len)
 {
     if (p->argc == p->args_cap) {
         unsigned cap = p->args_cap == 0 ? FIRST_ARGS : p->args_cap * 2;
-        struct resp_arg* args = realloc(p->args, cap * sizeof *args);
+        struct resp_arg *args = realloc(p->args, cap * sizeof *args);
         if (args == NULL) {
             return RESP_NOMEM;
         }
@@ -195,7 +195,7 @@ static int add_arg(struct resp_parser* p, size_t offset, size_t len)
 }
 
 /* Takes the argument at pos when all of its bytes are there. */
-static int next_bulk(struct resp_parser* p)
+static int next_bulk(struct resp_parser *p)
 {
     if (p->bulk < 0) {
         if (p->start + p->pos == p->len) {
@@ -222,7 +222,7 @@ static int next_bulk(struct resp_parser* p)
     if (have < length + 2) {
         return RESP_MORE;
     }
-    const char* end = p->buf + p->start + p->pos + length;
+    const char *end = p->buf + p->start + p->pos + length;
     if (end[0] != '\r' || end[1] != '\n') {
         return fail(p, "expected CRLF after bulk string");
     }
@@ -235,7 +235,7 @@ static int next_bulk(struct resp_parser* p)
     return status;
 }
 
-static int next_array(struct resp_parser* p)
+static int next_array(struct resp_parser *p)
 {
     if (p->pos == 0) {
         int64_t n = 0;
@@ -264,14 +264,14 @@ static int hex_digit(char c)
 }
 
 /* Decodes the escape behind a backslash at s[0]; returns how many bytes it took. */
-static size_t unescape(const char* s, const char* end, char* out)
+static size_t unescape(const char *s, const char *end, char *out)
 {
     static const char from[] = "nrtba", to[] = "\n\r\t\b\a";
     if (end - s >= 3 && s[0] == 'x' && hex_digit(s[1]) >= 0 && hex_digit(s[2]) >= 0) {
         *out = (char)(hex_digit(s[1]) * 16 + hex_digit(s[2]));
         return 3;
     }
-    const char* known = *s != '\0' ? strchr(from, *s) : NULL;
+    const char *known = *s != '\0' ? strchr(from, *s) : NULL;
     *out = known != NULL ? to[known - from] : *s;
     return 1;
 }
@@ -283,10 +283,10 @@ static bool is_blank(char c)
 
 /* One word of [*at, end), unquoted in place (that never makes it longer). Its length, or -1 when a
  * quote is not closed or is followed by more than a blank. */
-static int64_t take_word(char** at, char* end)
+static int64_t take_word(char **at, char *end)
 {
-    char* r = *at;
-    char* w = *at;
+    char *r = *at;
+    char *w = *at;
     char quote = '\0';
     while (r < end && (quote != '\0' || !is_blank(*r))) {
         if (quote == '\0' && (*r == '"' || *r == '\'')) {
@@ -311,15 +311,15 @@ static int64_t take_word(char** at, char* end)
     return length;
 }
 
-static int next_inline(struct resp_parser* p)
+static int next_inline(struct resp_parser *p)
 {
     size_t end = 0;
     int status = find_line(p, RESP_MAX_INLINE, "too big inline request", &end);
     if (status != RESP_REQUEST) {
         return status;
     }
-    char* base = p->buf + p->start;
-    char* s = base;
+    char *base = p->buf + p->start;
+    char *s = base;
     while (status == RESP_REQUEST) {
         while (s < base + end && is_blank(*s)) {
             s++;
@@ -327,7 +327,7 @@ static int next_inline(struct resp_parser* p)
         if (s == base + end) {
             break;
         }
-        char* word = s;
+        char *word = s;
         int64_t length = take_word(&s, base + end);
         if (length < 0) {
             return fail(p, "unbalanced quotes in request");
@@ -341,16 +341,15 @@ static int next_inline(struct resp_parser* p)
     return status;
 }
 
-/* ---- replies ----------------------------------------------------------------------------------
- */
+/* ---- replies --------------------------------------------------------------------------------- */
 
-void resp_out_free(struct resp_out* o)
+void resp_out_free(struct resp_out *o)
 {
     free(o->data);
     memset(o, 0, sizeof *o);
 }
 
-void resp_raw(struct resp_out* o, const void* data, size_t len)
+void resp_raw(struct resp_out *o, const void *data, size_t len)
 {
     if (o->failed || len == 0) {
         return;
@@ -358,7 +357,7 @@ void resp_raw(struct resp_out* o, const void* data, size_t len)
     if (o->cap - o->len < len) {
         size_t cap = o->cap < 512 ? 1024 : o->cap * 2;
         cap = cap < o->len + len ? o->len + len : cap;
-        char* grown = realloc(o->data, cap);
+        char *grown = realloc(o->data, cap);
         if (grown == NULL) {
             o->failed = 1;
             return;
@@ -370,21 +369,21 @@ void resp_raw(struct resp_out* o, const void* data, size_t len)
     o->len += len;
 }
 
-static void put_number(struct resp_out* o, char type, int64_t value)
+static void put_number(struct resp_out *o, char type, int64_t value)
 {
     char line[32];
     int n = snprintf(line, sizeof line, "%c%lld\r\n", type, (long long)value);
     resp_raw(o, line, (size_t)n);
 }
 
-void resp_simple(struct resp_out* o, const char* text)
+void resp_simple(struct resp_out *o, const char *text)
 {
     resp_raw(o, "+", 1);
     resp_raw(o, text, strlen(text));
     resp_raw(o, "\r\n", 2);
 }
 
-void resp_error(struct resp_out* o, const char* fmt, ...)
+void resp_error(struct resp_out *o, const char *fmt, ...)
 {
     char text[256];
     va_list ap;
@@ -402,24 +401,24 @@ void resp_error(struct resp_out* o, const char* fmt, ...)
     resp_raw(o, "\r\n", 2);
 }
 
-void resp_integer(struct resp_out* o, int64_t value)
+void resp_integer(struct resp_out *o, int64_t value)
 {
     put_number(o, ':', value);
 }
 
-void resp_bulk(struct resp_out* o, const void* data, size_t len)
+void resp_bulk(struct resp_out *o, const void *data, size_t len)
 {
     put_number(o, '$', (int64_t)len);
     resp_raw(o, data, len);
     resp_raw(o, "\r\n", 2);
 }
 
-void resp_null(struct resp_out* o)
+void resp_null(struct resp_out *o)
 {
     resp_raw(o, "$-1\r\n", 5);
 }
 
-void resp_array(struct resp_out* o, size_t n)
+void resp_array(struct resp_out *o, size_t n)
 {
     put_number(o, '*', (int64_t)n);
 }

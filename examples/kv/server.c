@@ -39,13 +39,13 @@
 /* One command, or one finished reply, that waits for its turn. */
 struct op
 {
-    struct op* next;  /* of the same client */
-    struct op* after; /* in the same batch of reads */
-    struct client* client;
-    const struct kv_command* command; /* NULL: bytes is a reply */
+    struct op *next;  /* of the same client */
+    struct op *after; /* in the same batch of reads */
+    struct client *client;
+    const struct kv_command *command; /* NULL: bytes is a reply */
     bool waiting;                     /* for the backend */
     int status;
-    void* result;
+    void *result;
     uint64_t index;
     size_t len;            /* what it counts for in client->queued */
     unsigned char bytes[]; /* arguments, encoded as a command; empty for a write */
@@ -55,9 +55,9 @@ struct client
 {
     uv_tcp_t tcp;
     uv_write_t write;
-    struct kv_server* server;
+    struct kv_server *server;
     struct client *prev, *next;
-    struct client* next_due;
+    struct client *next_due;
     struct resp_parser in;
     struct resp_request held; /* argc 0, or a request that may not run yet */
     struct resp_out out;      /* the next write */
@@ -77,41 +77,41 @@ struct client
 struct kv_server
 {
     struct kv_context ctx;
-    uv_loop_t* loop;
+    uv_loop_t *loop;
     uv_tcp_t listener;
     uv_prepare_t turn;
     uv_timer_t linger;
     unsigned max_clients;
     bool stopped;
     unsigned handles; /* listener, turn, linger */
-    struct client* clients;
-    struct client* due;
+    struct client *clients;
+    struct client *due;
     struct op *reads, **reads_end; /* wait for the next barrier */
-    struct op* barrier;            /* wait for the one under way */
-    void* scratch;                 /* one encoded command */
+    struct op *barrier;            /* wait for the one under way */
+    void *scratch;                 /* one encoded command */
     size_t scratch_cap;
     struct kv_slice argv[RESP_MAX_ARGS];
-    void (*closed)(void* user);
-    void* user;
+    void (*closed)(void *user);
+    void *user;
 };
 
-static void on_connection(uv_stream_t* stream, int status);
-static void on_turn(uv_prepare_t* turn);
-static void mark_due(struct client* c);
-static void parse(struct client* c);
-static void answer(struct client* c);
-static void transmit(struct client* c);
-static void start_barrier(struct kv_server* s);
-static void close_client(struct client* c);
-static void on_handle_closed(uv_handle_t* handle);
+static void on_connection(uv_stream_t *stream, int status);
+static void on_turn(uv_prepare_t *turn);
+static void mark_due(struct client *c);
+static void parse(struct client *c);
+static void answer(struct client *c);
+static void transmit(struct client *c);
+static void start_barrier(struct kv_server *s);
+static void close_client(struct client *c);
+static void on_handle_closed(uv_handle_t *handle);
 
-int kv_server_open(const struct kv_server_options* options, struct kv_server** out, char* errmsg,
+int kv_server_open(const struct kv_server_options *options, struct kv_server **out, char *errmsg,
                    size_t cap)
 {
     char host[32];
     struct sockaddr_in address;
-    const char* colon = strchr(options->listen, ':');
-    struct kv_server* s = calloc(1, sizeof *s);
+    const char *colon = strchr(options->listen, ':');
+    struct kv_server *s = calloc(1, sizeof *s);
     if (s == NULL || colon == NULL || (size_t)(colon - options->listen) >= sizeof host) {
         snprintf(errmsg, cap, "%s: not host:port, or out of memory", options->listen);
         free(s);
@@ -130,10 +130,10 @@ int kv_server_open(const struct kv_server_options* options, struct kv_server** o
     s->handles = 3;
     int rc = uv_ip4_addr(host, atoi(colon + 1), &address);
     if (rc == 0) {
-        rc = uv_tcp_bind(&s->listener, (const struct sockaddr*)&address, 0);
+        rc = uv_tcp_bind(&s->listener, (const struct sockaddr *)&address, 0);
     }
     if (rc == 0) {
-        rc = uv_listen((uv_stream_t*)&s->listener, BACKLOG, on_connection);
+        rc = uv_listen((uv_stream_t *)&s->listener, BACKLOG, on_connection);
     }
     if (rc == 0) {
         rc = uv_prepare_start(&s->turn, on_turn);
@@ -149,19 +149,19 @@ int kv_server_open(const struct kv_server_options* options, struct kv_server** o
     return 0;
 }
 
-void kv_server_attach(struct kv_server* s, const struct kv_backend_ops* ops,
-                      struct kv_backend* backend)
+void kv_server_attach(struct kv_server *s, const struct kv_backend_ops *ops,
+                      struct kv_backend *backend)
 {
     s->ctx.ops = ops;
     s->ctx.backend = backend;
 }
 
-void kv_server_stop(struct kv_server* s)
+void kv_server_stop(struct kv_server *s)
 {
     if (!s->stopped) {
         s->stopped = true;
-        uv_close((uv_handle_t*)&s->listener, on_handle_closed);
-        for (struct client* c = s->clients; c != NULL; c = c->next) {
+        uv_close((uv_handle_t *)&s->listener, on_handle_closed);
+        for (struct client *c = s->clients; c != NULL; c = c->next) {
             c->deaf = true;
             c->held.argc = 0;
             mark_due(c);
@@ -169,25 +169,25 @@ void kv_server_stop(struct kv_server* s)
     }
 }
 
-static void end_if_empty(struct kv_server* s)
+static void end_if_empty(struct kv_server *s)
 {
     if (s->ctx.backend == NULL && s->stopped && s->clients == NULL &&
-        !uv_is_closing((uv_handle_t*)&s->turn)) {
-        uv_close((uv_handle_t*)&s->turn, on_handle_closed);
-        uv_close((uv_handle_t*)&s->linger, on_handle_closed);
+        !uv_is_closing((uv_handle_t *)&s->turn)) {
+        uv_close((uv_handle_t *)&s->turn, on_handle_closed);
+        uv_close((uv_handle_t *)&s->linger, on_handle_closed);
     }
 }
 
-static void on_linger(uv_timer_t* timer)
+static void on_linger(uv_timer_t *timer)
 {
-    struct kv_server* s = timer->data;
+    struct kv_server *s = timer->data;
     for (struct client *c = s->clients, *next; c != NULL; c = next) {
         next = c->next;
         close_client(c);
     }
 }
 
-void kv_server_close(struct kv_server* s, void (*cb)(void* user), void* user)
+void kv_server_close(struct kv_server *s, void (*cb)(void *user), void *user)
 {
     s->closed = cb;
     s->user = user;
@@ -196,12 +196,12 @@ void kv_server_close(struct kv_server* s, void (*cb)(void* user), void* user)
     end_if_empty(s);
 }
 
-static void on_handle_closed(uv_handle_t* handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
-    struct kv_server* s = handle->data;
+    struct kv_server *s = handle->data;
     if (--s->handles == 0) {
-        void (*closed)(void*) = s->closed;
-        void* user = s->user;
+        void (*closed)(void *) = s->closed;
+        void *user = s->user;
         free(s->scratch);
         free(s);
         if (closed != NULL) {
@@ -210,10 +210,9 @@ static void on_handle_closed(uv_handle_t* handle)
     }
 }
 
-/* ---- the turn ----------------------------------------------------------------------------------
- */
+/* ---- the turn -------------------------------------------------------------------------------- */
 
-static void mark_due(struct client* c)
+static void mark_due(struct client *c)
 {
     if (!c->due && !c->closing) {
         c->due = true;
@@ -222,11 +221,11 @@ static void mark_due(struct client* c)
     }
 }
 
-static void on_turn(uv_prepare_t* turn)
+static void on_turn(uv_prepare_t *turn)
 {
-    struct kv_server* s = turn->data;
+    struct kv_server *s = turn->data;
     while (s->due != NULL) {
-        struct client* c = s->due;
+        struct client *c = s->due;
         s->due = c->next_due;
         c->due = false;
         answer(c);
@@ -239,21 +238,20 @@ static void on_turn(uv_prepare_t* turn)
     }
 }
 
-static bool is_backed_up(const struct client* c)
+static bool is_backed_up(const struct client *c)
 {
     return c->ops >= MAX_OPS || c->queued + c->out.len + c->sending.len >= MAX_QUEUED;
 }
 
-/* ---- sockets -----------------------------------------------------------------------------------
- */
+/* ---- sockets --------------------------------------------------------------------------------- */
 
-static void on_client_closed(uv_handle_t* handle);
-static void free_if_unused(struct client* c);
+static void on_client_closed(uv_handle_t *handle);
+static void free_if_unused(struct client *c);
 
-static void on_room(uv_handle_t* handle, size_t suggested, uv_buf_t* buf)
+static void on_room(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
-    struct client* c = handle->data;
-    char* where = NULL;
+    struct client *c = handle->data;
+    char *where = NULL;
     size_t room = 0;
     (void)suggested;
     if (resp_reserve(&c->in, &where, &room) != 0) {
@@ -262,9 +260,9 @@ static void on_room(uv_handle_t* handle, size_t suggested, uv_buf_t* buf)
     *buf = uv_buf_init(where, (unsigned)room);
 }
 
-static void on_read(uv_stream_t* stream, ssize_t n, const uv_buf_t* buf)
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
-    struct client* c = stream->data;
+    struct client *c = stream->data;
     (void)buf;
     if (n > 0) {
         resp_received(&c->in, (size_t)n);
@@ -277,11 +275,11 @@ static void on_read(uv_stream_t* stream, ssize_t n, const uv_buf_t* buf)
     }
 }
 
-static void on_connection(uv_stream_t* stream, int status)
+static void on_connection(uv_stream_t *stream, int status)
 {
     static char full[] = "-ERR max number of clients reached\r\n";
-    struct kv_server* s = stream->data;
-    struct client* c = status == 0 ? calloc(1, sizeof *c) : NULL;
+    struct kv_server *s = stream->data;
+    struct client *c = status == 0 ? calloc(1, sizeof *c) : NULL;
     if (c == NULL) {
         kv_log(RGUARD_LOG_WARN, "a connection was not accepted: %s",
                status != 0 ? uv_strerror(status) : "out of memory");
@@ -299,11 +297,11 @@ static void on_connection(uv_stream_t* stream, int status)
     s->clients = c;
     s->ctx.clients++;
     s->ctx.connections++;
-    int rc = uv_accept(stream, (uv_stream_t*)&c->tcp);
+    int rc = uv_accept(stream, (uv_stream_t *)&c->tcp);
     if (rc != 0 || s->ctx.clients > s->max_clients) {
         uv_buf_t text = uv_buf_init(full, sizeof full - 1);
         if (rc == 0) {
-            (void)uv_try_write((uv_stream_t*)&c->tcp, &text, 1);
+            (void)uv_try_write((uv_stream_t *)&c->tcp, &text, 1);
         }
         s->ctx.refused++;
         close_client(c);
@@ -313,9 +311,9 @@ static void on_connection(uv_stream_t* stream, int status)
     mark_due(c);
 }
 
-static void on_written(uv_write_t* write, int status)
+static void on_written(uv_write_t *write, int status)
 {
-    struct client* c = write->data;
+    struct client *c = write->data;
     c->sending.len = 0;
     if (status != 0) {
         close_client(c);
@@ -325,7 +323,7 @@ static void on_written(uv_write_t* write, int status)
 }
 
 /* Starts the next write, stops or resumes reading, closes what has nothing left to say. */
-static void transmit(struct client* c)
+static void transmit(struct client *c)
 {
     if (c->closing) {
         return;
@@ -342,7 +340,7 @@ static void transmit(struct client* c)
             resp_out_free(&c->out); /* one large reply must not be paid for ever after */
         }
         uv_buf_t buf = uv_buf_init(c->sending.data, (unsigned)c->sending.len);
-        if (uv_write(&c->write, (uv_stream_t*)&c->tcp, &buf, 1, on_written) != 0) {
+        if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &buf, 1, on_written) != 0) {
             close_client(c);
             return;
         }
@@ -351,9 +349,9 @@ static void transmit(struct client* c)
     if (read != c->reading) {
         c->reading = read;
         if (read) {
-            (void)uv_read_start((uv_stream_t*)&c->tcp, on_room, on_read);
+            (void)uv_read_start((uv_stream_t *)&c->tcp, on_room, on_read);
         } else {
-            (void)uv_read_stop((uv_stream_t*)&c->tcp);
+            (void)uv_read_stop((uv_stream_t *)&c->tcp);
         }
     }
     if (c->deaf && c->head == NULL && c->sending.len == 0) {
@@ -363,7 +361,7 @@ static void transmit(struct client* c)
     }
 }
 
-static void close_client(struct client* c)
+static void close_client(struct client *c)
 {
     if (c->closing) {
         return;
@@ -376,14 +374,14 @@ static void close_client(struct client* c)
         }
     }
     c->head = NULL;
-    uv_close((uv_handle_t*)&c->tcp, on_client_closed);
+    uv_close((uv_handle_t *)&c->tcp, on_client_closed);
 }
 
-static void on_client_closed(uv_handle_t* handle)
+static void on_client_closed(uv_handle_t *handle)
 {
-    struct client* c = handle->data;
-    struct kv_server* s = c->server;
-    struct client** due = &s->due;
+    struct client *c = handle->data;
+    struct kv_server *s = c->server;
+    struct client **due = &s->due;
     while (c->due && *due != c) {
         due = &(*due)->next_due;
     }
@@ -407,20 +405,19 @@ static void on_client_closed(uv_handle_t* handle)
     end_if_empty(s);
 }
 
-static void free_if_unused(struct client* c)
+static void free_if_unused(struct client *c)
 {
     if (c->closed && c->waiting == 0) {
         free(c);
     }
 }
 
-/* ---- commands -----------------------------------------------------------------------------------
- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
-static struct op* add_op(struct client* c, const struct kv_command* command, const void* bytes,
+static struct op *add_op(struct client *c, const struct kv_command *command, const void *bytes,
                          size_t len)
 {
-    struct op* op = malloc(sizeof *op + (bytes != NULL ? len : 0));
+    struct op *op = malloc(sizeof *op + (bytes != NULL ? len : 0));
     if (op == NULL) {
         close_client(c); /* an order with a gap in it is no order */
         return NULL;
@@ -442,7 +439,7 @@ static struct op* add_op(struct client* c, const struct kv_command* command, con
 }
 
 /* A reply that is known already, in its place. */
-static void add_reply(struct client* c, struct resp_out* reply)
+static void add_reply(struct client *c, struct resp_out *reply)
 {
     if (reply->failed) {
         close_client(c);
@@ -455,9 +452,9 @@ static void add_reply(struct client* c, struct resp_out* reply)
 }
 
 /* The backend is done with @op, successfully or not. */
-static void complete(struct op* op, int status)
+static void complete(struct op *op, int status)
 {
-    struct client* c = op->client;
+    struct client *c = op->client;
     op->status = status;
     op->waiting = false;
     c->waiting--;
@@ -469,27 +466,27 @@ static void complete(struct op* op, int status)
     }
 }
 
-static void on_applied(void* user, int status, void* result, uint64_t index)
+static void on_applied(void *user, int status, void *result, uint64_t index)
 {
-    struct op* op = user;
+    struct op *op = user;
     op->result = result;
     op->index = index;
     complete(op, status);
 }
 
-static void on_barrier(void* user, int status)
+static void on_barrier(void *user, int status)
 {
-    struct kv_server* s = user;
-    struct op* op = s->barrier;
+    struct kv_server *s = user;
+    struct op *op = s->barrier;
     s->barrier = NULL;
     while (op != NULL) {
-        struct op* after = op->after;
+        struct op *after = op->after;
         complete(op, status);
         op = after;
     }
 }
 
-static void start_barrier(struct kv_server* s)
+static void start_barrier(struct kv_server *s)
 {
     if (s->barrier != NULL || s->reads == NULL) {
         return;
@@ -505,11 +502,11 @@ static void start_barrier(struct kv_server* s)
 }
 
 /* Encodes @argv into s->scratch. Its length, or 0 when memory ran out. */
-static size_t encode(struct kv_server* s, enum kv_op op, const struct kv_slice* argv, unsigned n)
+static size_t encode(struct kv_server *s, enum kv_op op, const struct kv_slice *argv, unsigned n)
 {
     size_t size = kv_command_size(argv, n);
     if (size > s->scratch_cap) {
-        void* grown = realloc(s->scratch, size);
+        void *grown = realloc(s->scratch, size);
         if (grown == NULL) {
             return 0;
         }
@@ -521,9 +518,9 @@ static size_t encode(struct kv_server* s, enum kv_op op, const struct kv_slice* 
 }
 
 /* Starts a command of which s->argv holds the arguments. */
-static void begin(struct client* c, const struct kv_command* command, unsigned argc)
+static void begin(struct client *c, const struct kv_command *command, unsigned argc)
 {
-    struct kv_server* s = c->server;
+    struct kv_server *s = c->server;
     c->deaf = command->closes;
     if (command->class_ == KV_NOW && c->head == NULL) {
         command->run(&s->ctx, s->argv, argc, &c->out);
@@ -532,7 +529,7 @@ static void begin(struct client* c, const struct kv_command* command, unsigned a
     bool write = command->class_ == KV_WRITE;
     size_t len = write ? encode(s, command->op, s->argv + 1, argc - 1)
                        : encode(s, command->op, s->argv, argc);
-    struct op* op = len > 0 ? add_op(c, command, write ? NULL : s->scratch, len) : NULL;
+    struct op *op = len > 0 ? add_op(c, command, write ? NULL : s->scratch, len) : NULL;
     if (op == NULL) {
         close_client(c);
         return;
@@ -555,9 +552,9 @@ static void begin(struct client* c, const struct kv_command* command, unsigned a
     }
 }
 
-static void parse(struct client* c)
+static void parse(struct client *c)
 {
-    struct kv_server* s = c->server;
+    struct kv_server *s = c->server;
     struct resp_out text = {0};
     c->more = false;
     while (!c->closing && !c->deaf) {
@@ -583,7 +580,7 @@ static void parse(struct client* c)
         for (unsigned i = 0; i < request.argc; i++) {
             s->argv[i] = (struct kv_slice){request.argv[i].data, request.argv[i].len};
         }
-        const struct kv_command* command = kv_command_find(s->argv, request.argc, &text);
+        const struct kv_command *command = kv_command_find(s->argv, request.argc, &text);
         if (command == NULL) {
             add_reply(c, &text);
         } else if (command->class_ == KV_WRITE && c->reads > 0) {
@@ -595,9 +592,9 @@ static void parse(struct client* c)
     }
 }
 
-static void reply(struct kv_server* s, struct op* op, struct resp_out* out)
+static void reply(struct kv_server *s, struct op *op, struct resp_out *out)
 {
-    const struct kv_command* command = op->command;
+    const struct kv_command *command = op->command;
     if (command == NULL) {
         resp_raw(out, op->bytes, op->len);
     } else if (op->status != 0) {
@@ -615,11 +612,11 @@ static void reply(struct kv_server* s, struct op* op, struct resp_out* out)
 }
 
 /* Answers from the head of the queue on, as far as results and the socket allow. */
-static void answer(struct client* c)
+static void answer(struct client *c)
 {
     while (!c->closing && c->head != NULL && !c->head->waiting &&
            c->out.len + c->sending.len < MAX_QUEUED) {
-        struct op* op = c->head;
+        struct op *op = c->head;
         c->head = op->next;
         c->ops--;
         c->queued -= op->len;

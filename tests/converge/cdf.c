@@ -23,17 +23,17 @@ struct axis
     double top;       /* y of 100 % */
 };
 
-static double x_of(const struct axis* a, double ms)
+static double x_of(const struct axis *a, double ms)
 {
     return LEFT + (RIGHT - LEFT) * (log10(ms) - a->low) / (a->high - a->low);
 }
 
-static double y_of(const struct axis* a, double share)
+static double y_of(const struct axis *a, double share)
 {
     return a->top + PLOT_H * (1 - share);
 }
 
-static void grid(const struct axis* a, struct cv_text* out)
+static void grid(const struct axis *a, struct cv_text *out)
 {
     for (int i = 0; i <= 4; i++) {
         cv_text_add(out,
@@ -63,7 +63,7 @@ static void grid(const struct axis* a, struct cv_text* out)
 }
 
 /* One colour per fault and role; the baseline has the same one, dashed. */
-static size_t color_of(const struct cv_report* r, const struct cv_row* row)
+static size_t color_of(const struct cv_report *r, const struct cv_row *row)
 {
     size_t f = 0;
     while (f < r->options->n_faults && r->options->faults[f] != row->fault) {
@@ -72,9 +72,9 @@ static size_t color_of(const struct cv_report* r, const struct cv_row* row)
     return (2 * f + (size_t)row->role) % 8;
 }
 
-static void curve(const struct axis* a, const struct cv_row* row, size_t color, struct cv_text* out)
+static void curve(const struct axis *a, const struct cv_row *row, size_t color, struct cv_text *out)
 {
-    double* v = cv_sorted(&row->write_recovery);
+    double *v = cv_sorted(&row->write_recovery);
     size_t n = row->write_recovery.n;
     if (n == 0) {
         return;
@@ -91,13 +91,13 @@ static void curve(const struct axis* a, const struct cv_row* row, size_t color, 
 struct mark
 {
     double ms;
-    const char* color;
+    const char *color;
     char text[64];
     int row;
     double left;
 };
 
-static void draw_mark(const struct axis* a, const struct mark* m, struct cv_text* out)
+static void draw_mark(const struct axis *a, const struct mark *m, struct cv_text *out)
 {
     double x = x_of(a, m->ms), y = 12 + CV_LABEL_STEP * m->row;
     cv_text_add(out,
@@ -106,10 +106,10 @@ static void draw_mark(const struct axis* a, const struct mark* m, struct cv_text
                 m->color, x, x, y - 8, a->top + PLOT_H, m->color, m->left, y, m->text);
 }
 
-static void legend(const struct cv_report* r, double y, struct cv_text* out)
+static void legend(const struct cv_report *r, double y, struct cv_text *out)
 {
     for (size_t i = 0; i < r->n_rows; i++, y += 18) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         struct cv_summary s = cv_summarise(&row->write_recovery);
         char p50[24], max[24];
         cv_format_ms(p50, sizeof p50, s.p50);
@@ -128,7 +128,7 @@ static void legend(const struct cv_report* r, double y, struct cv_text* out)
     }
 }
 
-static void range(const struct cv_report* r, struct axis* a)
+static void range(const struct cv_report *r, struct axis *a)
 {
     double least = CV_PUBLISHED_TIKV_MS, most = CV_PUBLISHED_ETCD_MS;
     most = r->options->election_ms > most ? r->options->election_ms : most;
@@ -142,7 +142,7 @@ static void range(const struct cv_report* r, struct axis* a)
     a->high = log10(most * 1.6);
 }
 
-void cv_svg_cdf(const struct cv_report* r, struct cv_text* out)
+void cv_svg_cdf(const struct cv_report *r, struct cv_text *out)
 {
     struct mark marks[3] = {{CV_PUBLISHED_TIKV_MS, "m0", "TiKV, published: 89 ms", 0, 0},
                             {CV_PUBLISHED_ETCD_MS, "m1", "etcd, published: 127 ms", 0, 0},

@@ -38,7 +38,7 @@
 #define RING_RECORDS (1u << 16)
 #define MAX_STARTS   20u
 
-static void fail(const char* what, const char* why)
+static void fail(const char *what, const char *why)
 {
     fprintf(stderr, "rguard-converge: %s: %s\n", what, why);
 }
@@ -61,14 +61,14 @@ static bool port_is_free(unsigned port, int type)
     struct sockaddr_in a = {.sin_family = AF_INET,
                             .sin_port = htons((uint16_t)port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    bool ok = bind(fd, (struct sockaddr*)&a, sizeof a) == 0;
+    bool ok = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
     close(fd);
     return ok;
 }
 
 /* Below the range from which the kernel takes ports for outgoing connections: a client that retries
  * must never land on the port of a node that is about to come back. */
-static unsigned free_port(const struct cv_cluster* c)
+static unsigned free_port(const struct cv_cluster *c)
 {
     for (unsigned tries = 0; tries < 1000; tries++) {
         uint16_t r;
@@ -92,12 +92,12 @@ static unsigned free_port(const struct cv_cluster* c)
 struct command
 {
     char words[24][320];
-    char* argv[25];
+    char *argv[25];
     size_t n;
 };
 
-static void word(struct command* k, const char* fmt, ...) __attribute__((format(printf, 2, 3)));
-static void word(struct command* k, const char* fmt, ...)
+static void word(struct command *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void word(struct command *k, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
@@ -107,9 +107,9 @@ static void word(struct command* k, const char* fmt, ...)
     k->argv[++k->n] = NULL;
 }
 
-static void build_command(const struct cv_cluster* c, unsigned id, struct command* k)
+static void build_command(const struct cv_cluster *c, unsigned id, struct command *k)
 {
-    const struct cv_options* o = c->options;
+    const struct cv_options *o = c->options;
     char peers[320] = "";
     for (unsigned i = 0; i < c->n; i++) {
         size_t at = strlen(peers);
@@ -145,7 +145,7 @@ static void build_command(const struct cv_cluster* c, unsigned id, struct comman
 }
 
 /* Between fork and exec; only ends by exec or _exit. */
-static void child(const struct cv_cluster* c, unsigned id, pid_t parent, struct command* k)
+static void child(const struct cv_cluster *c, unsigned id, pid_t parent, struct command *k)
 {
     char buf[64];
     sigset_t none;
@@ -171,9 +171,9 @@ static void child(const struct cv_cluster* c, unsigned id, pid_t parent, struct 
     _exit(127);
 }
 
-int cv_cluster_start(struct cv_cluster* c, unsigned id)
+int cv_cluster_start(struct cv_cluster *c, unsigned id)
 {
-    struct cv_node* node = &c->nodes[id - 1];
+    struct cv_node *node = &c->nodes[id - 1];
     if (node->starts >= MAX_STARTS) {
         return -EAGAIN;
     }
@@ -192,10 +192,10 @@ int cv_cluster_start(struct cv_cluster* c, unsigned id)
     return 0;
 }
 
-bool cv_cluster_reap(struct cv_cluster* c, unsigned* node, int* status)
+bool cv_cluster_reap(struct cv_cluster *c, unsigned *node, int *status)
 {
     for (unsigned i = 0; i < c->n; i++) {
-        struct cv_node* n = &c->nodes[i];
+        struct cv_node *n = &c->nodes[i];
         if (n->pid != 0 && waitpid(n->pid, status, WNOHANG) == n->pid) {
             n->pid = 0;
             *node = n->id;
@@ -207,7 +207,7 @@ bool cv_cluster_reap(struct cv_cluster* c, unsigned* node, int* status)
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-int cv_cluster_open(struct cv_cluster* c, const struct cv_options* o, bool bare)
+int cv_cluster_open(struct cv_cluster *c, const struct cv_options *o, bool bare)
 {
     *c = (struct cv_cluster){.options = o, .bare = bare, .dir_fd = -1};
     for (unsigned i = 0; i < o->nodes; i++) {
@@ -223,7 +223,7 @@ int cv_cluster_open(struct cv_cluster* c, const struct cv_options* o, bool bare)
     }
     c->dir_fd = open(c->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (c->n = 0; c->n < o->nodes; c->n++) {
-        struct cv_node* node = &c->nodes[c->n];
+        struct cv_node *node = &c->nodes[c->n];
         char name[16];
         snprintf(name, sizeof name, "n%u", node->id);
         node->port = free_port(c);
@@ -247,12 +247,12 @@ int cv_cluster_open(struct cv_cluster* c, const struct cv_options* o, bool bare)
 }
 
 /* The last line that node @id printed, for a message. */
-static void last_line(const struct cv_cluster* c, unsigned id, char* buf, size_t cap)
+static void last_line(const struct cv_cluster *c, unsigned id, char *buf, size_t cap)
 {
     char path[600], line[400];
     snprintf(path, sizeof path, "%s/n%u.log", c->dir, id);
     snprintf(buf, cap, "no message");
-    FILE* f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
         line[strcspn(line, "\n")] = '\0';
         if (line[0] != '\0') {
@@ -265,7 +265,7 @@ static void last_line(const struct cv_cluster* c, unsigned id, char* buf, size_t
 }
 
 /* true when one leads, the others follow it and nobody misses a peer. */
-static bool settled(struct cv_cluster* c, unsigned* leader, uint64_t* term)
+static bool settled(struct cv_cluster *c, unsigned *leader, uint64_t *term)
 {
     unsigned leaders = 0;
     uint64_t first_term = 0;
@@ -292,7 +292,7 @@ static bool settled(struct cv_cluster* c, unsigned* leader, uint64_t* term)
     return leaders == 1;
 }
 
-int cv_cluster_ready(struct cv_cluster* c, unsigned timeout_ms, unsigned* leader, uint64_t* term)
+int cv_cluster_ready(struct cv_cluster *c, unsigned timeout_ms, unsigned *leader, uint64_t *term)
 {
     uint64_t deadline = cv_now() + timeout_ms * 1000000ull;
     while (cv_now() < deadline) {
@@ -318,27 +318,27 @@ int cv_cluster_ready(struct cv_cluster* c, unsigned timeout_ms, unsigned* leader
     return -1;
 }
 
-void cv_cluster_trace(struct cv_cluster* c, struct cv_events* ev)
+void cv_cluster_trace(struct cv_cluster *c, struct cv_events *ev)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cv_ring_read(&c->nodes[i].ring, &ev[i]);
     }
 }
 
-void cv_cluster_data(const struct cv_cluster* c, unsigned id, char* buf, size_t cap)
+void cv_cluster_data(const struct cv_cluster *c, unsigned id, char *buf, size_t cap)
 {
     snprintf(buf, cap, "%s/n%u", c->dir, id);
 }
 
 /* ---- failpoint socket ------------------------------------------------------------------------ */
 
-int cv_cluster_attach(struct cv_cluster* c, unsigned id)
+int cv_cluster_attach(struct cv_cluster *c, unsigned id)
 {
-    struct cv_node* node = &c->nodes[id - 1];
+    struct cv_node *node = &c->nodes[id - 1];
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d/n%u.fp", c->dir_fd, id);
     node->fp_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (node->fp_fd < 0 || connect(node->fp_fd, (struct sockaddr*)&a, sizeof a) != 0) {
+    if (node->fp_fd < 0 || connect(node->fp_fd, (struct sockaddr *)&a, sizeof a) != 0) {
         fail("failpoint socket", strerror(errno));
         return -1;
     }
@@ -346,7 +346,7 @@ int cv_cluster_attach(struct cv_cluster* c, unsigned id)
     return 0;
 }
 
-int cv_cluster_arm(struct cv_cluster* c, unsigned id, const char* site, const char* program)
+int cv_cluster_arm(struct cv_cluster *c, unsigned id, const char *site, const char *program)
 {
     char line[160];
     int n = snprintf(line, sizeof line, "set %s %s\n", site, program);
@@ -357,7 +357,7 @@ int cv_cluster_arm(struct cv_cluster* c, unsigned id, const char* site, const ch
     return 0;
 }
 
-int cv_cluster_armed(struct cv_cluster* c, unsigned id)
+int cv_cluster_armed(struct cv_cluster *c, unsigned id)
 {
     char line[400];
     ssize_t n = recv(c->nodes[id - 1].fp_fd, line, sizeof line - 1, 0);
@@ -375,7 +375,7 @@ int cv_cluster_armed(struct cv_cluster* c, unsigned id)
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static void wait_all(struct cv_cluster* c, unsigned timeout_ms, unsigned* bad, char* complaint,
+static void wait_all(struct cv_cluster *c, unsigned timeout_ms, unsigned *bad, char *complaint,
                      size_t cap)
 {
     uint64_t deadline = cv_now() + timeout_ms * 1000000ull;
@@ -402,7 +402,7 @@ static void wait_all(struct cv_cluster* c, unsigned timeout_ms, unsigned* bad, c
     }
 }
 
-unsigned cv_cluster_end(struct cv_cluster* c, unsigned timeout_ms, char* complaint, size_t cap)
+unsigned cv_cluster_end(struct cv_cluster *c, unsigned timeout_ms, char *complaint, size_t cap)
 {
     unsigned bad = 0;
     for (unsigned i = 0; i < c->n; i++) {
@@ -420,14 +420,14 @@ unsigned cv_cluster_end(struct cv_cluster* c, unsigned timeout_ms, char* complai
     return bad;
 }
 
-void cv_cluster_violation(const struct cv_cluster* c, unsigned id, char* buf, size_t cap)
+void cv_cluster_violation(const struct cv_cluster *c, unsigned id, char *buf, size_t cap)
 {
     char path[600], line[1200];
     snprintf(path, sizeof path, "%s/n%u.log", c->dir, id);
     buf[0] = '\0';
-    FILE* f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char* at = strstr(line, "violation=");
+        const char *at = strstr(line, "violation=");
         if (at != NULL) {
             snprintf(buf, cap, "%.*s", (int)strcspn(at, "\n"), at);
             break;
@@ -438,7 +438,7 @@ void cv_cluster_violation(const struct cv_cluster* c, unsigned id, char* buf, si
     }
 }
 
-static int remove_one(const char* path, const struct stat* st, int type, struct FTW* ftw)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
     (void)type;
@@ -446,10 +446,10 @@ static int remove_one(const char* path, const struct stat* st, int type, struct 
     return remove(path);
 }
 
-void cv_cluster_close(struct cv_cluster* c, bool keep)
+void cv_cluster_close(struct cv_cluster *c, bool keep)
 {
     for (unsigned i = 0; i < c->n; i++) {
-        struct cv_node* node = &c->nodes[i];
+        struct cv_node *node = &c->nodes[i];
         if (node->pid != 0) {
             kill(node->pid, SIGKILL);
             waitpid(node->pid, NULL, 0);

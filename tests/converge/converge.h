@@ -17,28 +17,28 @@
 
 struct cv_fault
 {
-    const char* name;
+    const char *name;
     int fault_class;       /* enum cv_fault_class */
-    const char* failpoint; /* site and program; NULL: a signal */
-    const char* program;
-    const char* roles;
-    const char* description;
+    const char *failpoint; /* site and program; NULL: a signal */
+    const char *program;
+    const char *roles;
+    const char *description;
 };
 
 /* The faults of this version, ended by a NULL name. */
 extern const struct cv_fault cv_faults[];
-const struct cv_fault* cv_fault_find(const char* name, size_t len);
+const struct cv_fault *cv_fault_find(const char *name, size_t len);
 /* A name that CONVERGENCE.md reserves, offered or not. */
-bool cv_fault_reserved(const char* name, size_t len);
+bool cv_fault_reserved(const char *name, size_t len);
 
 enum cv_system { CV_RAFTGUARD = 0, CV_LIBRAFT };
 enum cv_role { CV_LEADER = 0, CV_FOLLOWER };
-const char* cv_system_name(int system);
-const char* cv_role_name(int role);
+const char *cv_system_name(int system);
+const char *cv_role_name(int role);
 
 struct cv_options
 {
-    const struct cv_fault* faults[32];
+    const struct cv_fault *faults[32];
     size_t n_faults;
     bool roles[2]; /* by enum cv_role */
     unsigned runs, nodes, election_ms, heartbeat_ms;
@@ -85,8 +85,8 @@ struct cv_timeline
 struct cv_row
 {
     int system, role;
-    const struct cv_fault* fault;
-    struct cv_run* runs;
+    const struct cv_fault *fault;
+    struct cv_run *runs;
     size_t n_runs, cap_runs;
     unsigned correct, unavailable, unsafe, redone, fast, died;
     uint64_t acked, lost;
@@ -106,40 +106,40 @@ struct cv_machine
 
 struct cv_report
 {
-    const struct cv_options* options;
-    const struct cv_machine* machine;
+    const struct cv_options *options;
+    const struct cv_machine *machine;
     char commit[64];
-    struct cv_row* rows;
+    struct cv_row *rows;
     size_t n_rows;
 };
 
 /* ---- machine.c */
-int cv_machine_measure(struct cv_machine* m, const char* dir);
-void cv_commit(char* buf, size_t cap); /* of the tree that the executable stands in, or "unknown" */
+int cv_machine_measure(struct cv_machine *m, const char *dir);
+void cv_commit(char *buf, size_t cap); /* of the tree that the executable stands in, or "unknown" */
 
 /* ---- run.c: one fresh cluster, one fault. @number is part of the keys. Results are 0 when the run
  * happened (whatever its verdict; fired may be false), CV_INTERRUPTED, or -1 when the cluster could
  * not be brought up (explained on stderr). The trial is filled for the timeline and is the caller's
  * to free. */
 #define CV_INTERRUPTED 130
-int cv_run_once(const struct cv_options* o, int system, int role, const struct cv_fault* fault,
-                unsigned number, uint64_t seed, struct cv_run* out, struct cv_trial* trial);
+int cv_run_once(const struct cv_options *o, int system, int role, const struct cv_fault *fault,
+                unsigned number, uint64_t seed, struct cv_run *out, struct cv_trial *trial);
 
 /* ---- rows.c: adding up */
-void cv_row_add(struct cv_row* row, const struct cv_run* run, const struct cv_trial* trial);
-void cv_row_free(struct cv_row* row);
+void cv_row_add(struct cv_row *row, const struct cv_run *run, const struct cv_trial *trial);
+void cv_row_free(struct cv_row *row);
 /* Is run number @run, which was not correct, told in full? Of a baseline row only the first is. */
-bool cv_row_lists(const struct cv_row* row, size_t run);
+bool cv_row_lists(const struct cv_row *row, size_t run);
 /* Derived figures of one run. */
-void cv_run_derive(struct cv_run* run, const struct cv_trial* t, const struct cv_options* o);
+void cv_run_derive(struct cv_run *run, const struct cv_trial *t, const struct cv_options *o);
 /* 0, 3, 4 or 5 over all raftguard rows. */
-int cv_exit_code(const struct cv_report* r);
+int cv_exit_code(const struct cv_report *r);
 
 /* ---- report.c, html.c: the three files */
-void cv_report_headline(const struct cv_report* r, const struct cv_row* row, struct cv_text* out);
-void cv_report_json(const struct cv_report* r, struct cv_text* out);
-void cv_report_text(const struct cv_report* r, struct cv_text* out);
-void cv_report_html(const struct cv_report* r, struct cv_text* out);
+void cv_report_headline(const struct cv_report *r, const struct cv_row *row, struct cv_text *out);
+void cv_report_json(const struct cv_report *r, struct cv_text *out);
+void cv_report_text(const struct cv_report *r, struct cv_text *out);
+void cv_report_html(const struct cv_report *r, struct cv_text *out);
 
 /* Set by SIGINT and SIGTERM. */
 extern volatile int cv_interrupted;

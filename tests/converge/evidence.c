@@ -18,12 +18,12 @@
 /* ---- replicas at rest ------------------------------------------------------------------------ */
 
 /* true when nothing is left to wait for. */
-static bool ask_all(const struct cv_cluster* c, struct cv_trial* t, unsigned* leader)
+static bool ask_all(const struct cv_cluster *c, struct cv_trial *t, unsigned *leader)
 {
     bool done = true;
     *leader = 0;
     for (unsigned i = 0; i < c->n; i++) {
-        struct cv_final* f = &t->final[i];
+        struct cv_final *f = &t->final[i];
         char info[8192], role[24] = "";
         *f = (struct cv_final){0};
         f->answered = cv_info(c->nodes[i].port, 200, info, sizeof info) == 0 &&
@@ -36,7 +36,7 @@ static bool ask_all(const struct cv_cluster* c, struct cv_trial* t, unsigned* le
     return done && *leader != 0;
 }
 
-unsigned cv_evidence_rest(const struct cv_cluster* c, unsigned timeout_ms, struct cv_trial* t)
+unsigned cv_evidence_rest(const struct cv_cluster *c, unsigned timeout_ms, struct cv_trial *t)
 {
     uint64_t deadline = cv_now() + timeout_ms * 1000000ull;
     unsigned leader = 0, agreed = 0;
@@ -50,14 +50,14 @@ unsigned cv_evidence_rest(const struct cv_cluster* c, unsigned timeout_ms, struc
 
 /* ---- state ----------------------------------------------------------------------------------- */
 
-static int ask_key(struct cv_conn* conn, const char* key, int len)
+static int ask_key(struct cv_conn *conn, const char *key, int len)
 {
     char cmd[120];
     int n = snprintf(cmd, sizeof cmd, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", len, key);
     return cv_conn_send(conn, cmd, (size_t)n);
 }
 
-static int take_value(struct cv_conn* conn, unsigned run, int64_t* seq)
+static int take_value(struct cv_conn *conn, unsigned run, int64_t *seq)
 {
     struct cv_reply r;
     int rv = cv_conn_reply(conn, cv_now() + 2000000000u, &r);
@@ -72,12 +72,12 @@ static int take_value(struct cv_conn* conn, unsigned run, int64_t* seq)
     return 0;
 }
 
-static int read_batch(struct cv_conn* conn, unsigned run, struct cv_trial* t, size_t* next)
+static int read_batch(struct cv_conn *conn, unsigned run, struct cv_trial *t, size_t *next)
 {
     uint32_t asked[BATCH];
     unsigned n = 0;
     for (; *next < t->ops.n && n < BATCH; (*next)++) {
-        const struct cv_op* op = &t->ops.v[*next];
+        const struct cv_op *op = &t->ops.v[*next];
         char key[40];
         if (op->kind == CV_SET && op->outcome == CV_OK) {
             int len = cv_load_key(key, sizeof key, run, op->seq);
@@ -101,7 +101,7 @@ static int read_batch(struct cv_conn* conn, unsigned run, struct cv_trial* t, si
     return 0;
 }
 
-int cv_evidence_state(const struct cv_cluster* c, unsigned leader, unsigned run, struct cv_trial* t)
+int cv_evidence_state(const struct cv_cluster *c, unsigned leader, unsigned run, struct cv_trial *t)
 {
     struct cv_conn conn;
     int rv = cv_conn_open(&conn, c->nodes[leader - 1].port);
@@ -124,10 +124,10 @@ int cv_evidence_state(const struct cv_cluster* c, unsigned leader, unsigned run,
 
 /* ---- logs ------------------------------------------------------------------------------------ */
 
-static int scan(rguard_wal* w, unsigned run, struct cv_bits* found, char* err, size_t cap)
+static int scan(rguard_wal *w, unsigned run, struct cv_bits *found, char *err, size_t cap)
 {
     size_t room = 1u << 20;
-    char* buf = cv_grow(NULL, room);
+    char *buf = cv_grow(NULL, room);
     int rv = 0;
     uint64_t last = rguard_wal_last_index(w), first = rguard_wal_first_index(w);
     for (uint64_t i = first; first != 0 && i <= last && rv == 0; i++) {
@@ -151,11 +151,11 @@ static int scan(rguard_wal* w, unsigned run, struct cv_bits* found, char* err, s
     return rv;
 }
 
-int cv_evidence_log(const char* dir, unsigned run, struct cv_bits* found, char* err, size_t cap)
+int cv_evidence_log(const char *dir, unsigned run, struct cv_bits *found, char *err, size_t cap)
 {
     struct rguard_wal_options o = {.size = sizeof o, .read_only = true, .backend = "sync"};
     struct rguard_wal_report report = {.size = sizeof report};
-    rguard_wal* w;
+    rguard_wal *w;
     int rv = rguard_wal_open(dir, &o, &w, &report);
     if (rv != 0) {
         snprintf(err, cap, "%s", report.message[0] != '\0' ? report.message : rguard_strerror(rv));
@@ -168,13 +168,13 @@ int cv_evidence_log(const char* dir, unsigned run, struct cv_bits* found, char* 
 
 /* ---- files for a person ---------------------------------------------------------------------- */
 
-int cv_evidence_history(const struct cv_trial* t, const char* path)
+int cv_evidence_history(const struct cv_trial *t, const char *path)
 {
-    static const char* const outcomes[] = {"pending", "ok", "moved", "error", "lost", "down"};
-    static const char* const kinds[] = {"set", "set_register", "get_register"};
+    static const char *const outcomes[] = {"pending", "ok", "moved", "error", "lost", "down"};
+    static const char *const kinds[] = {"set", "set_register", "get_register"};
     struct cv_text out = {0};
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         cv_text_add(&out,
                     "{\"client\":%u,\"op\":\"%s\",\"seq\":%u,\"call_ns\":%llu,\"return_ns\":%llu,"
                     "\"status\":\"%s\",\"value\":%lld}\n",
@@ -186,12 +186,12 @@ int cv_evidence_history(const struct cv_trial* t, const char* path)
     return rv;
 }
 
-int cv_evidence_events(const struct cv_trial* t, const char* path)
+int cv_evidence_events(const struct cv_trial *t, const char *path)
 {
     struct cv_text out = {0};
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             cv_text_add(&out,
                         "{\"node\":%u,\"ns\":%llu,\"event\":\"%s\",\"pid\":%u,\"term\":%llu,"
                         "\"index\":%llu,\"a\":\"%llx\",\"b\":\"%llx\"}\n",

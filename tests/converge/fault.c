@@ -14,7 +14,7 @@ const struct cv_fault cv_faults[] = {
     {0},
 };
 
-static const char* const reserved[] = {"oob_write",
+static const char *const reserved[] = {"oob_write",
                                        "oob_read",
                                        "use_after_free",
                                        "double_free",
@@ -49,14 +49,14 @@ static const char* const reserved[] = {"oob_write",
                                        "old_leader",
                                        "second_fault"};
 
-static bool same(const char* a, const char* b, size_t len)
+static bool same(const char *a, const char *b, size_t len)
 {
     return strlen(a) == len && memcmp(a, b, len) == 0;
 }
 
-const struct cv_fault* cv_fault_find(const char* name, size_t len)
+const struct cv_fault *cv_fault_find(const char *name, size_t len)
 {
-    for (const struct cv_fault* f = cv_faults; f->name != NULL; f++) {
+    for (const struct cv_fault *f = cv_faults; f->name != NULL; f++) {
         if (same(f->name, name, len)) {
             return f;
         }
@@ -64,7 +64,7 @@ const struct cv_fault* cv_fault_find(const char* name, size_t len)
     return NULL;
 }
 
-bool cv_fault_reserved(const char* name, size_t len)
+bool cv_fault_reserved(const char *name, size_t len)
 {
     for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++) {
         if (same(reserved[i], name, len)) {
@@ -74,12 +74,12 @@ bool cv_fault_reserved(const char* name, size_t len)
     return false;
 }
 
-const char* cv_system_name(int system)
+const char *cv_system_name(int system)
 {
     return system == CV_RAFTGUARD ? "raftguard" : "libraft";
 }
 
-const char* cv_role_name(int role)
+const char *cv_role_name(int role)
 {
     return role == CV_LEADER ? "leader" : "follower";
 }

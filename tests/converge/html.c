@@ -51,7 +51,7 @@ static const char style[] =
     "stroke-linejoin:round}.ack{stroke:var(--s2);fill:none}"
     "code{font-size:13px;overflow-wrap:anywhere}\n";
 
-static void cell(struct cv_text* out, double ms)
+static void cell(struct cv_text *out, double ms)
 {
     char text[24] = "-";
     if (isfinite(ms)) {
@@ -60,11 +60,11 @@ static void cell(struct cv_text* out, double ms)
     cv_text_add(out, "<td>%s</td>", text);
 }
 
-static void table_row(const struct cv_row* row, struct cv_text* out)
+static void table_row(const struct cv_row *row, struct cv_text *out)
 {
     struct cv_summary w = cv_summarise(&row->write_recovery);
     struct cv_summary c = cv_summarise(&row->convergence);
-    const char* color = row->unsafe != 0 ? "bad" : row->unavailable != 0 ? "warn" : "good";
+    const char *color = row->unsafe != 0 ? "bad" : row->unavailable != 0 ? "warn" : "good";
     cv_text_add(out, "<tr><td>%s, %s/%s</td><td class='%s'>%u/%zu</td>",
                 cv_system_name(row->system), cv_role_name(row->role), row->fault->name, color,
                 row->correct, row->n_runs);
@@ -90,7 +90,7 @@ static void table_row(const struct cv_row* row, struct cv_text* out)
                 row->lost, row->redone);
 }
 
-static void table(const struct cv_report* r, struct cv_text* out)
+static void table(const struct cv_report *r, struct cv_text *out)
 {
     cv_text_add(
         out,
@@ -123,13 +123,13 @@ static void table(const struct cv_report* r, struct cv_text* out)
                 "from the fault to the end of the load. p99 is quoted from 1000 runs on.</p>\n");
 }
 
-static void problems(const struct cv_report* r, struct cv_text* out)
+static void problems(const struct cv_report *r, struct cv_text *out)
 {
     bool any = false;
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         for (size_t k = 0; k < row->n_runs; k++) {
-            const struct cv_run* run = &row->runs[k];
+            const struct cv_run *run = &row->runs[k];
             if (run->judgement.verdict == CV_CORRECT || !cv_row_lists(row, k)) {
                 continue;
             }
@@ -157,13 +157,13 @@ static void problems(const struct cv_report* r, struct cv_text* out)
     cv_text_add(out, any ? "</ul>\n" : "");
 }
 
-static void pictures(const struct cv_report* r, struct cv_text* out)
+static void pictures(const struct cv_report *r, struct cv_text *out)
 {
     cv_text_add(out, "<h2>How long until writes were back</h2>\n");
     cv_svg_cdf(r, out);
     cv_text_add(out, "<h2>The worst run of each fault</h2>\n");
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         if (row->n_runs != 0) {
             cv_text_add(out, "<h3>%s, %s/%s, run %u</h3>\n", cv_system_name(row->system),
                         cv_role_name(row->role), row->fault->name, row->worst.number);
@@ -176,7 +176,7 @@ static void pictures(const struct cv_report* r, struct cv_text* out)
                 "<h2>Phases</h2><p class='note'>Medians. Both bars of a pair have one scale; "
                 "pairs have their own.</p>\n");
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         if (row->n_runs != 0) {
             cv_text_add(out, "<h3>%s, %s/%s</h3>\n", cv_system_name(row->system),
                         cv_role_name(row->role), row->fault->name);
@@ -185,12 +185,12 @@ static void pictures(const struct cv_report* r, struct cv_text* out)
     }
 }
 
-static void circumstances(const struct cv_report* r, struct cv_text* out)
+static void circumstances(const struct cv_report *r, struct cv_text *out)
 {
-    const struct cv_machine* m = r->machine;
-    const struct cv_options* o = r->options;
-    double* f = cv_sorted(&m->fsync_us);
-    double* t = cv_sorted(&m->rtt_us);
+    const struct cv_machine *m = r->machine;
+    const struct cv_options *o = r->options;
+    double *f = cv_sorted(&m->fsync_us);
+    double *t = cv_sorted(&m->rtt_us);
     cv_text_add(out, "<h2>What the figures belong to</h2><p>");
     cv_text_html(out, m->cpu);
     cv_text_add(out, ", %u cpus, Linux ", m->cpus);
@@ -210,7 +210,7 @@ static void circumstances(const struct cv_report* r, struct cv_text* out)
     free(t);
 }
 
-void cv_report_html(const struct cv_report* r, struct cv_text* out)
+void cv_report_html(const struct cv_report *r, struct cv_text *out)
 {
     struct cv_text head = {0};
     cv_report_headline(r, NULL, &head);

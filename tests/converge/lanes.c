@@ -27,19 +27,19 @@ struct span
     double from, to; /* ms relative to t0 */
 };
 
-static double x_at(const struct span* s, double ms)
+static double x_at(const struct span *s, double ms)
 {
     double x = LEFT + (RIGHT - LEFT) * (ms - s->from) / (s->to - s->from);
     return x < LEFT ? LEFT : x > RIGHT ? RIGHT : x;
 }
 
-static double rel(const struct span* s, uint64_t ns)
+static double rel(const struct span *s, uint64_t ns)
 {
     return ((double)ns - (double)s->t0) / 1e6;
 }
 
-static void add_label(struct cv_labels* labels, double x, double y, const char* color,
-                      const char* text, struct cv_text* out)
+static void add_label(struct cv_labels *labels, double x, double y, const char *color,
+                      const char *text, struct cv_text *out)
 {
     double w = cv_label_width(text), left = cv_label_left(x, w, EDGE);
     int row = cv_labels_place(labels, left, left + w);
@@ -50,7 +50,7 @@ static void add_label(struct cv_labels* labels, double x, double y, const char* 
 /* ---- states ---------------------------------------------------------------------------------- */
 
 /* What a node is after @r, NULL: as before. */
-static const char* state_after(const struct rguard_trace_record* r, const char* before)
+static const char *state_after(const struct rguard_trace_record *r, const char *before)
 {
     bool recovering = strcmp(before, "contained") == 0 || strcmp(before, "probation") == 0;
     switch (r->event) {
@@ -76,8 +76,8 @@ static const char* state_after(const struct rguard_trace_record* r, const char* 
     }
 }
 
-static void bar(const struct span* s, double from, double to, const char* state, double y,
-                struct cv_text* out)
+static void bar(const struct span *s, double from, double to, const char *state, double y,
+                struct cv_text *out)
 {
     double a = x_at(s, from), b = x_at(s, to);
     if (b > a) {
@@ -88,10 +88,10 @@ static void bar(const struct span* s, double from, double to, const char* state,
     }
 }
 
-static void draw_states(const struct cv_timeline* k, unsigned node, const struct span* s, double y,
-                        struct cv_text* out)
+static void draw_states(const struct cv_timeline *k, unsigned node, const struct span *s, double y,
+                        struct cv_text *out)
 {
-    const char* state = node == k->leader0 ? "leader" : "follower";
+    const char *state = node == k->leader0 ? "leader" : "follower";
     double from = s->from;
     double down = node == k->victim && k->down_ns != 0 ? rel(s, k->down_ns) : INFINITY;
     for (size_t i = 0; i <= k->ev[node - 1].n; i++) {
@@ -106,8 +106,8 @@ static void draw_states(const struct cv_timeline* k, unsigned node, const struct
         if (end) {
             break;
         }
-        const struct rguard_trace_record* r = &k->ev[node - 1].v[i];
-        const char* next = at < s->from ? NULL : state_after(r, state);
+        const struct rguard_trace_record *r = &k->ev[node - 1].v[i];
+        const char *next = at < s->from ? NULL : state_after(r, state);
         if (next != NULL && at <= s->to) {
             bar(s, from, at, state, y, out);
             from = at;
@@ -125,20 +125,20 @@ static bool has_name(uint32_t event)
            event != RGUARD_TRACE_APPLIED && event != RGUARD_TRACE_ACK;
 }
 
-static int draw_events(const struct cv_timeline* k, unsigned node, const struct span* s, double y,
-                       struct cv_text* out)
+static int draw_events(const struct cv_timeline *k, unsigned node, const struct span *s, double y,
+                       struct cv_text *out)
 {
     struct cv_labels labels = {.n = 0};
     unsigned drawn = 0;
     for (size_t i = 0; i < k->ev[node - 1].n && drawn < MAX_EVENTS; i++) {
-        const struct rguard_trace_record* r = &k->ev[node - 1].v[i];
+        const struct rguard_trace_record *r = &k->ev[node - 1].v[i];
         double at = rel(s, r->ns);
         if (!has_name(r->event) || at < s->from || at > s->to) {
             continue;
         }
         char name[32], ms[24], text[80];
         snprintf(name, sizeof name, "%s", rguard_trace_event_name(r->event));
-        for (char* p = name; *p != '\0'; p++) {
+        for (char *p = name; *p != '\0'; p++) {
             *p = *p == '_' ? ' ' : *p;
         }
         cv_format_ms(ms, sizeof ms, at);
@@ -152,8 +152,8 @@ static int draw_events(const struct cv_timeline* k, unsigned node, const struct 
     return labels.rows;
 }
 
-static void draw_acks(const struct cv_timeline* k, const struct span* s, double y,
-                      struct cv_text* out)
+static void draw_acks(const struct cv_timeline *k, const struct span *s, double y,
+                      struct cv_text *out)
 {
     double last = -1;
     cv_text_add(out, "<path class='ack' d='");
@@ -169,9 +169,9 @@ static void draw_acks(const struct cv_timeline* k, const struct span* s, double 
 
 /* ---- the picture ----------------------------------------------------------------------------- */
 
-static struct span span_of(const struct cv_timeline* k)
+static struct span span_of(const struct cv_timeline *k)
 {
-    const struct cv_times* m = &k->times;
+    const struct cv_times *m = &k->times;
     struct span s = {.t0 = m->fault};
     uint64_t ends[] = {m->first_ack,   m->converged, m->serving,
                        m->rolled_back, m->leader,    m->restarted};
@@ -184,8 +184,8 @@ static struct span span_of(const struct cv_timeline* k)
     return s;
 }
 
-static void vertical(const struct span* s, uint64_t ns, const char* color, double top,
-                     double bottom, struct cv_text* out)
+static void vertical(const struct span *s, uint64_t ns, const char *color, double top,
+                     double bottom, struct cv_text *out)
 {
     if (ns != 0) {
         double x = x_at(s, rel(s, ns));
@@ -194,8 +194,8 @@ static void vertical(const struct span* s, uint64_t ns, const char* color, doubl
     }
 }
 
-static void head_label(struct cv_labels* labels, const struct span* s, uint64_t ns,
-                       const char* color, const char* what, struct cv_text* out)
+static void head_label(struct cv_labels *labels, const struct span *s, uint64_t ns,
+                       const char *color, const char *what, struct cv_text *out)
 {
     if (ns != 0) {
         char ms[24], text[80];
@@ -205,7 +205,7 @@ static void head_label(struct cv_labels* labels, const struct span* s, uint64_t 
     }
 }
 
-static void axis(const struct span* s, double y, struct cv_text* out)
+static void axis(const struct span *s, double y, struct cv_text *out)
 {
     double step = cv_round_step(s->to - s->from, 10);
     for (double ms = ceil(s->from / step) * step; ms <= s->to; ms += step) {
@@ -219,9 +219,9 @@ static void axis(const struct span* s, double y, struct cv_text* out)
                 y + 13);
 }
 
-static void state_legend(double y, struct cv_text* out)
+static void state_legend(double y, struct cv_text *out)
 {
-    static const char* const states[] = {"leader",    "follower", "candidate", "contained",
+    static const char *const states[] = {"leader",    "follower", "candidate", "contained",
                                          "probation", "down",     "starting"};
     double x = LEFT;
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
@@ -235,9 +235,9 @@ static void state_legend(double y, struct cv_text* out)
 
 /* The lanes are laid out first, because the height of each depends on how many rows its labels
  * need; the vertical lines are drawn under them last. */
-void cv_svg_lanes(const struct cv_report* r, const struct cv_row* row, struct cv_text* out)
+void cv_svg_lanes(const struct cv_report *r, const struct cv_row *row, struct cv_text *out)
 {
-    const struct cv_timeline* k = &row->worst;
+    const struct cv_timeline *k = &row->worst;
     if (k->times.fault == 0) {
         return;
     }

@@ -38,7 +38,7 @@ struct conn
     uint64_t count;
     char *out, *in;
     size_t out_len, out_cap, in_len, in_cap;
-    uint32_t* queue; /* seq of what is in flight, oldest at head */
+    uint32_t *queue; /* seq of what is in flight, oldest at head */
     size_t head, tail, queue_cap;
 };
 
@@ -47,38 +47,38 @@ struct cv_load
     unsigned nodes, run;
     bool stopped;
     uint64_t acked;
-    struct cv_history* history;
+    struct cv_history *history;
     struct conn conns[CV_MAX_NODES + 1]; /* the last one probes */
 };
 
-int cv_load_key(char* buf, size_t cap, unsigned run, uint32_t seq)
+int cv_load_key(char *buf, size_t cap, unsigned run, uint32_t seq)
 {
     return snprintf(buf, cap, "op:%u:%u", run, seq);
 }
 
-int cv_load_register(char* buf, size_t cap, unsigned run)
+int cv_load_register(char *buf, size_t cap, unsigned run)
 {
     return snprintf(buf, cap, "reg:%u", run);
 }
 
-int cv_load_value(char* buf, size_t cap, unsigned run, uint32_t seq)
+int cv_load_value(char *buf, size_t cap, unsigned run, uint32_t seq)
 {
     int n = snprintf(buf, cap, "=%u.%u=", run, seq);
     return n + snprintf(buf + n, cap - (size_t)n, "%.*s", VALUE_BYTES - n,
                         "................................................................");
 }
 
-int64_t cv_load_find(const char* data, size_t len, unsigned run, size_t* at)
+int64_t cv_load_find(const char *data, size_t len, unsigned run, size_t *at)
 {
     char mark[24];
     size_t m = (size_t)snprintf(mark, sizeof mark, "=%u.", run);
     while (*at < len) {
-        const char* p = memmem(data + *at, len - *at, mark, m);
+        const char *p = memmem(data + *at, len - *at, mark, m);
         if (p == NULL) {
             break;
         }
-        const char* end = data + len;
-        const char* q = p + m;
+        const char *end = data + len;
+        const char *q = p + m;
         int64_t seq = 0;
         while (q < end && *q >= '0' && *q <= '9' && seq < UINT32_MAX) {
             seq = seq * 10 + (*q++ - '0');
@@ -94,13 +94,13 @@ int64_t cv_load_find(const char* data, size_t len, unsigned run, size_t* at)
 
 /* ---- connection ------------------------------------------------------------------------------ */
 
-static void conn_down(struct cv_load* l, struct conn* c, uint64_t now)
+static void conn_down(struct cv_load *l, struct conn *c, uint64_t now)
 {
     if (c->fd >= 0) {
         close(c->fd);
     }
     for (; c->head != c->tail; c->head++) {
-        struct cv_op* op = &l->history->v[c->queue[c->head % c->queue_cap]];
+        struct cv_op *op = &l->history->v[c->queue[c->head % c->queue_cap]];
         op->outcome = CV_LOST;
         op->reply = now;
     }
@@ -110,7 +110,7 @@ static void conn_down(struct cv_load* l, struct conn* c, uint64_t now)
     c->out_len = c->in_len = 0;
 }
 
-static void conn_up(struct cv_load* l, struct conn* c, uint64_t now)
+static void conn_up(struct cv_load *l, struct conn *c, uint64_t now)
 {
     if (c->state == CLOSED && now >= c->retry_ns) {
         c->fd = cv_connect_start(c->port);
@@ -134,7 +134,7 @@ static void conn_up(struct cv_load* l, struct conn* c, uint64_t now)
     }
 }
 
-static void conn_flush(struct cv_load* l, struct conn* c, uint64_t now)
+static void conn_flush(struct cv_load *l, struct conn *c, uint64_t now)
 {
     if (c->state != OPEN || c->out_len == 0) {
         return;
@@ -150,7 +150,7 @@ static void conn_flush(struct cv_load* l, struct conn* c, uint64_t now)
     c->out_len -= (size_t)n;
 }
 
-static void answered(struct cv_load* l, struct cv_op* op, const struct cv_reply* r, uint64_t now)
+static void answered(struct cv_load *l, struct cv_op *op, const struct cv_reply *r, uint64_t now)
 {
     op->reply = now;
     if (r->type == '-') {
@@ -166,7 +166,7 @@ static void answered(struct cv_load* l, struct cv_op* op, const struct cv_reply*
     }
 }
 
-static void conn_read(struct cv_load* l, struct conn* c)
+static void conn_read(struct cv_load *l, struct conn *c)
 {
     while (c->state == OPEN) {
         if (c->in_cap - c->in_len < 4096) {
@@ -200,11 +200,11 @@ static void conn_read(struct cv_load* l, struct conn* c)
 
 /* ---- arrivals -------------------------------------------------------------------------------- */
 
-static void queue_push(struct conn* c, uint32_t seq)
+static void queue_push(struct conn *c, uint32_t seq)
 {
     if (c->tail - c->head == c->queue_cap) {
         size_t cap = c->queue_cap == 0 ? 256 : c->queue_cap * 2;
-        uint32_t* q = cv_grow(NULL, cap * sizeof *q);
+        uint32_t *q = cv_grow(NULL, cap * sizeof *q);
         size_t n = 0;
         for (size_t i = c->head; i != c->tail; i++) {
             q[n++] = c->queue[i % c->queue_cap];
@@ -218,7 +218,7 @@ static void queue_push(struct conn* c, uint32_t seq)
     c->queue[c->tail++ % c->queue_cap] = seq;
 }
 
-static void append(struct conn* c, const char* data, size_t len)
+static void append(struct conn *c, const char *data, size_t len)
 {
     if (c->out_cap - c->out_len < len) {
         c->out_cap = (c->out_len + len) * 2;
@@ -228,12 +228,12 @@ static void append(struct conn* c, const char* data, size_t len)
     c->out_len += len;
 }
 
-static void arrive(struct cv_load* l, struct conn* c, uint64_t now)
+static void arrive(struct cv_load *l, struct conn *c, uint64_t now)
 {
-    struct cv_history* h = l->history;
+    struct cv_history *h = l->history;
     h->v = cv_reserve(h->v, h->n, &h->cap, sizeof *h->v);
     uint32_t seq = (uint32_t)h->n;
-    struct cv_op* op = &h->v[h->n++];
+    struct cv_op *op = &h->v[h->n++];
     *op = (struct cv_op){.invoke = now, .seq = seq, .node = (uint8_t)c->node, .value = -1};
     op->kind = c->probe ? CV_GET_REGISTER : c->count++ % 4 == 3 ? CV_SET_REGISTER : CV_SET;
     if (c->state != OPEN || c->out_len > MAX_OUT) {
@@ -257,19 +257,19 @@ static void arrive(struct cv_load* l, struct conn* c, uint64_t now)
 }
 
 /* 0.5 to 1.5 periods: no two clocks stay in step. */
-static uint64_t gap(struct conn* c)
+static uint64_t gap(struct conn *c)
 {
     return c->period_ns / 2 + cv_random(&c->rng) % c->period_ns;
 }
 
-struct cv_load* cv_load_open(unsigned nodes, const unsigned* ports, unsigned run, uint64_t seed,
-                             struct cv_history* history)
+struct cv_load *cv_load_open(unsigned nodes, const unsigned *ports, unsigned run, uint64_t seed,
+                             struct cv_history *history)
 {
-    struct cv_load* l = cv_grow(NULL, sizeof *l);
+    struct cv_load *l = cv_grow(NULL, sizeof *l);
     *l = (struct cv_load){.nodes = nodes, .run = run, .history = history};
     uint64_t now = cv_now();
     for (unsigned n = 0; n <= nodes; n++) {
-        struct conn* c = &l->conns[n];
+        struct conn *c = &l->conns[n];
         *c = (struct conn){.node = n + 1, .fd = -1, .retry_ns = now, .rng = seed + n};
         c->probe = n == nodes;
         c->port = c->probe ? 0 : ports[n];
@@ -280,21 +280,21 @@ struct cv_load* cv_load_open(unsigned nodes, const unsigned* ports, unsigned run
     return l;
 }
 
-void cv_load_probe(struct cv_load* l, unsigned node)
+void cv_load_probe(struct cv_load *l, unsigned node)
 {
-    struct conn* c = &l->conns[l->nodes];
+    struct conn *c = &l->conns[l->nodes];
     c->node = node;
     c->port = l->conns[node - 1].port;
     c->retry_ns = cv_now();
     c->next_ns = c->retry_ns + gap(c);
 }
 
-void cv_load_stop(struct cv_load* l)
+void cv_load_stop(struct cv_load *l)
 {
     l->stopped = true;
 }
 
-size_t cv_load_pending(const struct cv_load* l)
+size_t cv_load_pending(const struct cv_load *l)
 {
     size_t n = 0;
     for (unsigned i = 0; i <= l->nodes; i++) {
@@ -303,11 +303,11 @@ size_t cv_load_pending(const struct cv_load* l)
     return n;
 }
 
-size_t cv_load_turn(struct cv_load* l, struct pollfd* p)
+size_t cv_load_turn(struct cv_load *l, struct pollfd *p)
 {
     size_t used = 0;
     for (unsigned i = 0; i <= l->nodes; i++) {
-        struct conn* c = &l->conns[i];
+        struct conn *c = &l->conns[i];
         conn_read(l, c);
         uint64_t now = cv_now();
         conn_up(l, c, now);
@@ -324,11 +324,11 @@ size_t cv_load_turn(struct cv_load* l, struct pollfd* p)
     return used;
 }
 
-uint64_t cv_load_due(const struct cv_load* l)
+uint64_t cv_load_due(const struct cv_load *l)
 {
     uint64_t due = UINT64_MAX;
     for (unsigned i = 0; i <= l->nodes; i++) {
-        const struct conn* c = &l->conns[i];
+        const struct conn *c = &l->conns[i];
         uint64_t t = c->state == CLOSED ? c->retry_ns : UINT64_MAX;
         t = !l->stopped && c->next_ns < t ? c->next_ns : t;
         due = t < due ? t : due;
@@ -336,18 +336,18 @@ uint64_t cv_load_due(const struct cv_load* l)
     return due;
 }
 
-uint64_t cv_load_acked(const struct cv_load* l)
+uint64_t cv_load_acked(const struct cv_load *l)
 {
     return l->acked;
 }
 
-void cv_load_close(struct cv_load* l)
+void cv_load_close(struct cv_load *l)
 {
     if (l == NULL) {
         return;
     }
     for (unsigned i = 0; i <= l->nodes; i++) {
-        struct conn* c = &l->conns[i];
+        struct conn *c = &l->conns[i];
         if (c->fd >= 0) {
             close(c->fd);
         }

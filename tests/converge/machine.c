@@ -24,17 +24,17 @@
 #define FSYNC_ROUNDS 200u
 #define RTT_ROUNDS   1000u
 
-extern char** environ;
+extern char **environ;
 
 /* ---- identity -------------------------------------------------------------------------------- */
 
-static void read_cpu(char* buf, size_t cap)
+static void read_cpu(char *buf, size_t cap)
 {
     char line[256];
     snprintf(buf, cap, "unknown");
-    FILE* f = fopen("/proc/cpuinfo", "re");
+    FILE *f = fopen("/proc/cpuinfo", "re");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char* colon = strchr(line, ':');
+        const char *colon = strchr(line, ':');
         if (strncmp(line, "model name", 10) == 0 && colon != NULL) {
             snprintf(buf, cap, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
             break;
@@ -45,12 +45,12 @@ static void read_cpu(char* buf, size_t cap)
     }
 }
 
-static void read_fs(const char* dir, char* buf, size_t cap)
+static void read_fs(const char *dir, char *buf, size_t cap)
 {
     static const struct
     {
         unsigned long magic;
-        const char* name;
+        const char *name;
     } known[] = {{0xef53, "ext4"},      {0x58465342, "xfs"},     {0x9123683e, "btrfs"},
                  {0x01021994, "tmpfs"}, {0x794c7630, "overlay"}, {0x2fc12fc1, "zfs"},
                  {0x6969, "nfs"},       {0xf2f52010, "f2fs"},    {0x65735546, "fuse"}};
@@ -67,7 +67,7 @@ static void read_fs(const char* dir, char* buf, size_t cap)
     }
 }
 
-void cv_commit(char* buf, size_t cap)
+void cv_commit(char *buf, size_t cap)
 {
     char exe[512], out[64] = "";
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
@@ -78,7 +78,7 @@ void cv_commit(char* buf, size_t cap)
     }
     exe[n] = '\0';
     *strrchr(exe, '/') = '\0';
-    char* argv[] = {"git", "-C", exe, "describe", "--always", "--dirty", "--abbrev=12", NULL};
+    char *argv[] = {"git", "-C", exe, "describe", "--always", "--dirty", "--abbrev=12", NULL};
     posix_spawn_file_actions_t fa;
     posix_spawn_file_actions_init(&fa);
     posix_spawn_file_actions_adddup2(&fa, p[1], 1);
@@ -101,7 +101,7 @@ void cv_commit(char* buf, size_t cap)
 
 /* ---- calibration ----------------------------------------------------------------------------- */
 
-static int measure_fsync(const char* dir, struct cv_samples* us)
+static int measure_fsync(const char *dir, struct cv_samples *us)
 {
     char path[600];
     if ((size_t)snprintf(path, sizeof path, "%s/calibration.tmp", dir) >= sizeof path) {
@@ -115,7 +115,7 @@ static int measure_fsync(const char* dir, struct cv_samples* us)
     if (fd < 0) {
         return -errno;
     }
-    void* block = NULL;
+    void *block = NULL;
     int rv = posix_memalign(&block, BLOCK, BLOCK) != 0 ? -ENOMEM : 0;
     if (rv == 0) {
         memset(block, 0x5a, BLOCK);
@@ -135,16 +135,16 @@ static int measure_fsync(const char* dir, struct cv_samples* us)
     return rv;
 }
 
-static void* echo(void* arg)
+static void *echo(void *arg)
 {
-    int fd = *(int*)arg;
+    int fd = *(int *)arg;
     char c;
     while (recv(fd, &c, 1, 0) == 1 && send(fd, &c, 1, MSG_NOSIGNAL) == 1) {
     }
     return NULL;
 }
 
-static void ping(int fd, struct cv_samples* us)
+static void ping(int fd, struct cv_samples *us)
 {
     char c = 'x';
     for (unsigned i = 0; i < RTT_ROUNDS; i++) {
@@ -156,16 +156,16 @@ static void ping(int fd, struct cv_samples* us)
     }
 }
 
-static int measure_rtt(struct cv_samples* us)
+static int measure_rtt(struct cv_samples *us)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof a;
     int on = 1, rv = 0, peer = -1;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (listener < 0 || fd < 0 || bind(listener, (struct sockaddr*)&a, len) != 0 ||
-        listen(listener, 1) != 0 || getsockname(listener, (struct sockaddr*)&a, &len) != 0 ||
-        connect(fd, (struct sockaddr*)&a, len) != 0 ||
+    if (listener < 0 || fd < 0 || bind(listener, (struct sockaddr *)&a, len) != 0 ||
+        listen(listener, 1) != 0 || getsockname(listener, (struct sockaddr *)&a, &len) != 0 ||
+        connect(fd, (struct sockaddr *)&a, len) != 0 ||
         (peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0) {
         rv = -errno;
         goto out;
@@ -192,7 +192,7 @@ out:
     return rv;
 }
 
-int cv_machine_measure(struct cv_machine* m, const char* dir)
+int cv_machine_measure(struct cv_machine *m, const char *dir)
 {
     struct utsname u;
     *m = (struct cv_machine){.cpus = (unsigned)sysconf(_SC_NPROCESSORS_ONLN)};

@@ -23,7 +23,7 @@
 #define EX_USAGE   64
 #define MAX_REDONE 5u /* in a row, for one run */
 
-__attribute__((format(printf, 1, 2), noreturn)) static void usage_error(const char* fmt, ...)
+__attribute__((format(printf, 1, 2), noreturn)) static void usage_error(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
@@ -58,25 +58,25 @@ static const char help[] =
     "exit: 0 every raftguard run correct, 3 a process died that should not, 4 no convergence in\n"
     "time, 5 unsafe, 64 usage, 1 could not run, 130 interrupted\n";
 
-static void list_faults(FILE* to)
+static void list_faults(FILE *to)
 {
-    for (const struct cv_fault* f = cv_faults; f->name != NULL; f++) {
+    for (const struct cv_fault *f = cv_faults; f->name != NULL; f++) {
         fprintf(to, "%-14s %-18s %s\n", f->name, f->roles, f->description);
     }
 }
 
-static void parse_faults(struct cv_options* o, const char* text)
+static void parse_faults(struct cv_options *o, const char *text)
 {
     o->n_faults = 0;
     if (strcmp(text, "all") == 0) {
-        for (const struct cv_fault* f = cv_faults; f->name != NULL; f++) {
+        for (const struct cv_fault *f = cv_faults; f->name != NULL; f++) {
             o->faults[o->n_faults++] = f;
         }
         return;
     }
-    for (const char* p = text;; p++) {
+    for (const char *p = text;; p++) {
         size_t len = strcspn(p, ",");
-        const struct cv_fault* f = cv_fault_find(p, len);
+        const struct cv_fault *f = cv_fault_find(p, len);
         if (f == NULL || o->n_faults == sizeof o->faults / sizeof *o->faults) {
             fprintf(stderr, "rguard-converge: --fault: '%.*s' is %s; known:\n", (int)len, p,
                     cv_fault_reserved(p, len) ? "not offered by this version" : "no fault");
@@ -96,10 +96,10 @@ static void parse_faults(struct cv_options* o, const char* text)
     }
 }
 
-static uint64_t parse_number(const char* option, const char* text, int base, uint64_t low,
+static uint64_t parse_number(const char *option, const char *text, int base, uint64_t low,
                              uint64_t high)
 {
-    char* end;
+    char *end;
     errno = 0;
     unsigned long long v = strtoull(text, &end, base);
     if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || v < low || v > high) {
@@ -109,7 +109,7 @@ static uint64_t parse_number(const char* option, const char* text, int base, uin
     return v;
 }
 
-static bool one_of(const char* option, const char* text, const char* a, const char* b)
+static bool one_of(const char *option, const char *text, const char *a, const char *b)
 {
     if (strcmp(text, a) != 0 && strcmp(text, b) != 0) {
         usage_error("--%s: '%s' is neither %s nor %s", option, text, a, b);
@@ -117,7 +117,7 @@ static bool one_of(const char* option, const char* text, const char* a, const ch
     return strcmp(text, b) == 0;
 }
 
-static void parse_role(struct cv_options* o, const char* text)
+static void parse_role(struct cv_options *o, const char *text)
 {
     bool both = strcmp(text, "both") == 0;
     o->roles[CV_LEADER] = both || strcmp(text, "leader") == 0;
@@ -127,7 +127,7 @@ static void parse_role(struct cv_options* o, const char* text)
     }
 }
 
-static void parse_baseline(struct cv_options* o, const char* text)
+static void parse_baseline(struct cv_options *o, const char *text)
 {
     if (strcmp(text, "etcd") == 0) {
         usage_error("--baseline: etcd is not offered by this version; none, libraft or all");
@@ -138,7 +138,7 @@ static void parse_baseline(struct cv_options* o, const char* text)
     }
 }
 
-static void parse_engine(struct cv_options* o, const char* text)
+static void parse_engine(struct cv_options *o, const char *text)
 {
     if (strcmp(text, "lmdb") == 0) {
         usage_error("--engine: lmdb is not offered by this version; arena");
@@ -149,7 +149,7 @@ static void parse_engine(struct cv_options* o, const char* text)
     o->engine = "arena";
 }
 
-static void parse_one(struct cv_options* o, int which, const char* arg)
+static void parse_one(struct cv_options *o, int which, const char *arg)
 {
     switch (which) {
         case 'f':
@@ -214,7 +214,7 @@ static const struct option long_options[] = {{"fault", required_argument, NULL, 
                                              {"version", no_argument, NULL, 'v'},
                                              {0}};
 
-static void parse(struct cv_options* o, int argc, char** argv)
+static void parse(struct cv_options *o, int argc, char **argv)
 {
     opterr = 0;
     int which, index = -1;
@@ -245,7 +245,7 @@ static void parse(struct cv_options* o, int argc, char** argv)
 }
 
 /* The line that repeats this invocation, seed included. */
-static void replay_line(struct cv_options* o)
+static void replay_line(struct cv_options *o)
 {
     char faults[400] = "";
     for (size_t i = 0; i < o->n_faults; i++) {
@@ -286,15 +286,15 @@ static void set_up_signals(void)
     prctl(PR_SET_TIMERSLACK, 1000);
 }
 
-static int find_kv(struct cv_options* o, char* buf, size_t cap)
+static int find_kv(struct cv_options *o, char *buf, size_t cap)
 {
-    const char* env = getenv("RGUARD_KV");
+    const char *env = getenv("RGUARD_KV");
     if (env != NULL && env[0] != '\0') {
         snprintf(buf, cap, "%s", env);
     } else {
         ssize_t n = readlink("/proc/self/exe", buf, cap - 16);
         buf[n > 0 ? n : 0] = '\0';
-        char* slash = strrchr(buf, '/');
+        char *slash = strrchr(buf, '/');
         if (slash == NULL) {
             return -1;
         }
@@ -308,13 +308,13 @@ static int find_kv(struct cv_options* o, char* buf, size_t cap)
     return 0;
 }
 
-static int make_dirs(const char* path)
+static int make_dirs(const char *path)
 {
     char buf[512];
     if ((size_t)snprintf(buf, sizeof buf, "%s", path) >= sizeof buf || path[0] == '\0') {
         return -ENAMETOOLONG;
     }
-    for (char* p = buf + 1;; p++) {
+    for (char *p = buf + 1;; p++) {
         if (*p == '/' || *p == '\0') {
             char was = *p;
             *p = '\0';
@@ -331,9 +331,9 @@ static int make_dirs(const char* path)
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
-static void make_rows(struct cv_report* r)
+static void make_rows(struct cv_report *r)
 {
-    const struct cv_options* o = r->options;
+    const struct cv_options *o = r->options;
     r->rows = calloc(o->n_faults * 4, sizeof *r->rows);
     for (size_t f = 0; f < o->n_faults && r->rows != NULL; f++) {
         for (int role = CV_LEADER; role <= CV_FOLLOWER; role++) {
@@ -347,7 +347,7 @@ static void make_rows(struct cv_report* r)
     }
 }
 
-static void progress(const struct cv_row* row, const struct cv_run* run, unsigned done,
+static void progress(const struct cv_row *row, const struct cv_run *run, unsigned done,
                      unsigned total)
 {
     fprintf(stderr, "[%u/%u] %s %s/%s: ", done, total, cv_system_name(row->system),
@@ -371,9 +371,9 @@ static void progress(const struct cv_row* row, const struct cv_run* run, unsigne
 }
 
 /* Runs @row once, again while the fault did not fire. */
-static int run_row(const struct cv_report* r, struct cv_row* row, unsigned done, uint64_t seed)
+static int run_row(const struct cv_report *r, struct cv_row *row, unsigned done, uint64_t seed)
 {
-    const struct cv_options* o = r->options;
+    const struct cv_options *o = r->options;
     for (unsigned tries = 0; tries < MAX_REDONE; tries++) {
         struct cv_run run;
         struct cv_trial trial;
@@ -393,10 +393,10 @@ static int run_row(const struct cv_report* r, struct cv_row* row, unsigned done,
     return -1;
 }
 
-static int run_all(struct cv_report* r)
+static int run_all(struct cv_report *r)
 {
     uint64_t rng = r->options->seed;
-    size_t* order = cv_grow(NULL, r->n_rows * sizeof *order);
+    size_t *order = cv_grow(NULL, r->n_rows * sizeof *order);
     int rv = 0;
     unsigned done = 0;
     for (unsigned round = 0; round < r->options->runs && rv == 0; round++) {
@@ -413,11 +413,11 @@ static int run_all(struct cv_report* r)
     return rv;
 }
 
-static int write_files(const struct cv_report* r)
+static int write_files(const struct cv_report *r)
 {
-    static void (*const writers[])(const struct cv_report*, struct cv_text*) = {
+    static void (*const writers[])(const struct cv_report *, struct cv_text *) = {
         cv_report_json, cv_report_text, cv_report_html};
-    static const char* const names[] = {"run.json", "report.txt", "report.html"};
+    static const char *const names[] = {"run.json", "report.txt", "report.html"};
     for (size_t i = 0; i < 3; i++) {
         struct cv_text t = {0};
         char path[600];
@@ -436,7 +436,7 @@ static int write_files(const struct cv_report* r)
     return 0;
 }
 
-static int converge(struct cv_options* o)
+static int converge(struct cv_options *o)
 {
     struct cv_machine machine = {0};
     struct cv_report report = {.options = o, .machine = &machine};
@@ -465,7 +465,7 @@ static int converge(struct cv_options* o)
     return code;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     struct cv_options o = {.roles = {true, false},
                            .runs = 12,
@@ -487,6 +487,6 @@ int main(int argc, char** argv)
     }
     set_up_signals();
     int code = converge(&o);
-    free((void*)(uintptr_t)o.kv);
+    free((void *)(uintptr_t)o.kv);
     return code;
 }

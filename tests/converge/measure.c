@@ -18,7 +18,7 @@
 
 #include "text.h"
 
-static const struct rguard_trace_record* first_after(const struct cv_events* e, uint32_t event,
+static const struct rguard_trace_record *first_after(const struct cv_events *e, uint32_t event,
                                                      uint64_t ns)
 {
     for (size_t i = 0; i < e->n; i++) {
@@ -29,14 +29,14 @@ static const struct rguard_trace_record* first_after(const struct cv_events* e, 
     return NULL;
 }
 
-static uint64_t ns_after(const struct cv_events* e, uint32_t event, uint64_t ns)
+static uint64_t ns_after(const struct cv_events *e, uint32_t event, uint64_t ns)
 {
-    const struct rguard_trace_record* r = ns != 0 ? first_after(e, event, ns) : NULL;
+    const struct rguard_trace_record *r = ns != 0 ? first_after(e, event, ns) : NULL;
     return r != NULL ? r->ns : 0;
 }
 
 /* The latest record of @event in [from, to]. */
-static const struct rguard_trace_record* last_between(const struct cv_events* e, uint32_t event,
+static const struct rguard_trace_record *last_between(const struct cv_events *e, uint32_t event,
                                                       uint64_t from, uint64_t to)
 {
     for (size_t i = e->n; i-- > 0;) {
@@ -47,9 +47,9 @@ static const struct rguard_trace_record* last_between(const struct cv_events* e,
     return NULL;
 }
 
-static void measure_victim(const struct cv_trial* t, struct cv_times* m)
+static void measure_victim(const struct cv_trial *t, struct cv_times *m)
 {
-    const struct cv_events* e = &t->ev[t->victim - 1];
+    const struct cv_events *e = &t->ev[t->victim - 1];
     m->fault = t->fault_class == CV_FAULT_PROCESS ? t->inject_ns
                                                   : ns_after(e, RGUARD_TRACE_FAULT, t->inject_ns);
     if (m->fault == 0) {
@@ -69,10 +69,10 @@ static void measure_victim(const struct cv_trial* t, struct cv_times* m)
 
 /* T8, and who led then. A leader fault asks for an acknowledgement by a node that became leader of
  * a later term before it answered; a follower fault for any. */
-static void measure_recovery(const struct cv_trial* t, struct cv_times* m)
+static void measure_recovery(const struct cv_trial *t, struct cv_times *m)
 {
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         if (op->kind == CV_GET_REGISTER || op->outcome != CV_OK) {
             continue;
         }
@@ -83,7 +83,7 @@ static void measure_recovery(const struct cv_trial* t, struct cv_times* m)
             continue;
         }
         if (t->leader_fault) {
-            const struct rguard_trace_record* r =
+            const struct rguard_trace_record *r =
                 last_between(&t->ev[op->node - 1], RGUARD_TRACE_LEADER, m->fault, op->reply);
             if (r == NULL || r->term <= t->term0) {
                 continue;
@@ -97,11 +97,11 @@ static void measure_recovery(const struct cv_trial* t, struct cv_times* m)
     if (m->winner == 0) {
         return;
     }
-    const struct cv_events* e = &t->ev[m->winner - 1];
-    const struct rguard_trace_record* candidate =
+    const struct cv_events *e = &t->ev[m->winner - 1];
+    const struct rguard_trace_record *candidate =
         last_between(e, RGUARD_TRACE_CANDIDATE, m->fault, m->leader);
     if (candidate != NULL) {
-        const struct rguard_trace_record* notice =
+        const struct rguard_trace_record *notice =
             last_between(e, RGUARD_TRACE_NOTICE_RECV, m->fault, candidate->ns);
         m->candidate = candidate->ns;
         m->notice_recv = notice != NULL ? notice->ns : 0;
@@ -114,7 +114,7 @@ static void measure_recovery(const struct cv_trial* t, struct cv_times* m)
 /* When the victim's state is its own again: after the rollback or the new start, and out of
  * containment. In a baseline nothing rolls back; there the fault itself, or the new process. 0: not
  * yet. */
-static uint64_t recovered_at(const struct cv_trial* t, const struct cv_times* m)
+static uint64_t recovered_at(const struct cv_trial *t, const struct cv_times *m)
 {
     if (!t->guarded) {
         return m->restarted != 0 ? m->restarted : t->fault_class == CV_FAULT_MEMORY ? m->fault : 0;
@@ -126,7 +126,7 @@ static uint64_t recovered_at(const struct cv_trial* t, const struct cv_times* m)
     if (m->contained != 0 && m->contained < at && m->restarted == 0) {
         /* The same process went on: it must have left containment as well. */
         uint64_t probation = 0;
-        const struct cv_events* e = &t->ev[t->victim - 1];
+        const struct cv_events *e = &t->ev[t->victim - 1];
         for (size_t i = 0; i < e->n && probation == 0; i++) {
             if (e->v[i].ns >= at && (e->v[i].event == RGUARD_TRACE_SERVING ||
                                      e->v[i].event == RGUARD_TRACE_PROBATION_END)) {
@@ -144,19 +144,19 @@ struct applied
 };
 
 /* First application of each index from @floor on, as one row per node. */
-static void fill_applied(const struct cv_trial* t, uint64_t floor, size_t span,
-                         const struct cv_times* m, struct applied* table)
+static void fill_applied(const struct cv_trial *t, uint64_t floor, size_t span,
+                         const struct cv_times *m, struct applied *table)
 {
     uint64_t victim_from = m->restarted != 0 ? m->restarted : m->rolled_back;
     for (unsigned n = 0; n < t->nodes; n++) {
         uint64_t from = n + 1 == t->victim ? victim_from : 0;
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             if (r->event != RGUARD_TRACE_APPLIED || r->ns < from || r->index < floor ||
                 r->index - floor >= span) {
                 continue;
             }
-            struct applied* a = &table[n * span + (r->index - floor)];
+            struct applied *a = &table[n * span + (r->index - floor)];
             if (a->ns == 0) {
                 *a = (struct applied){r->ns, r->a};
             }
@@ -164,7 +164,7 @@ static void fill_applied(const struct cv_trial* t, uint64_t floor, size_t span,
     }
 }
 
-static void measure_convergence(const struct cv_trial* t, struct cv_times* m)
+static void measure_convergence(const struct cv_trial *t, struct cv_times *m)
 {
     uint64_t past = recovered_at(t, m);
     if (past == 0) {
@@ -173,7 +173,7 @@ static void measure_convergence(const struct cv_trial* t, struct cv_times* m)
     uint64_t floor = 1, top = 0;
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             if (r->event == RGUARD_TRACE_APPLIED) {
                 floor = r->ns <= m->fault && r->index > floor ? r->index : floor;
                 top = r->index > top ? r->index : top;
@@ -187,14 +187,14 @@ static void measure_convergence(const struct cv_trial* t, struct cv_times* m)
         return;
     }
     size_t span = (size_t)(top - floor) + 1;
-    struct applied* table = cv_grow(NULL, span * t->nodes * sizeof *table);
+    struct applied *table = cv_grow(NULL, span * t->nodes * sizeof *table);
     memset(table, 0, span * t->nodes * sizeof *table);
     fill_applied(t, floor, span, m, table);
     for (size_t i = 0; i < span; i++) {
         uint64_t at = past;
         bool equal = true;
         for (unsigned n = 0; n < t->nodes && equal; n++) {
-            const struct applied* a = &table[n * span + i];
+            const struct applied *a = &table[n * span + i];
             equal = a->ns != 0 && a->digest == table[i].digest;
             at = a->ns > at ? a->ns : at;
         }
@@ -206,7 +206,7 @@ static void measure_convergence(const struct cv_trial* t, struct cv_times* m)
     free(table);
 }
 
-void cv_measure(const struct cv_trial* t, struct cv_times* out)
+void cv_measure(const struct cv_trial *t, struct cv_times *out)
 {
     *out = (struct cv_times){0};
     measure_victim(t, out);
@@ -223,7 +223,7 @@ double cv_ms(uint64_t from, uint64_t to)
 
 /* ---- the trial itself ------------------------------------------------------------------------ */
 
-void cv_bits_set(struct cv_bits* b, size_t i)
+void cv_bits_set(struct cv_bits *b, size_t i)
 {
     if (i / 64 >= b->n) {
         size_t n = (i / 64 + 1) * 2;
@@ -234,12 +234,12 @@ void cv_bits_set(struct cv_bits* b, size_t i)
     b->words[i / 64] |= 1ull << (i % 64);
 }
 
-bool cv_bits_get(const struct cv_bits* b, size_t i)
+bool cv_bits_get(const struct cv_bits *b, size_t i)
 {
     return i / 64 < b->n && (b->words[i / 64] >> (i % 64) & 1) != 0;
 }
 
-void cv_trial_free(struct cv_trial* t)
+void cv_trial_free(struct cv_trial *t)
 {
     for (unsigned n = 0; n < CV_MAX_NODES; n++) {
         cv_events_free(&t->ev[n]);

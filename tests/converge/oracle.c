@@ -21,19 +21,19 @@
 
 #include "text.h"
 
-static void complain(struct cv_judgement* j, int verdict, const char* fmt, ...)
+static void complain(struct cv_judgement *j, int verdict, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-static void acknowledged(const struct cv_trial* t, struct cv_judgement* j);
-static void digests_by_index(const struct cv_trial* t, struct cv_judgement* j);
-static void digests_at_end(const struct cv_trial* t, struct cv_judgement* j);
-static void leaders(const struct cv_trial* t, struct cv_judgement* j);
-static void containment(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j);
-static void reads(const struct cv_trial* t, struct cv_judgement* j);
-static void detection(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j);
-static void liveness(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j);
+static void acknowledged(const struct cv_trial *t, struct cv_judgement *j);
+static void digests_by_index(const struct cv_trial *t, struct cv_judgement *j);
+static void digests_at_end(const struct cv_trial *t, struct cv_judgement *j);
+static void leaders(const struct cv_trial *t, struct cv_judgement *j);
+static void containment(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j);
+static void reads(const struct cv_trial *t, struct cv_judgement *j);
+static void detection(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j);
+static void liveness(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j);
 
-void cv_judge(const struct cv_trial* t, const struct cv_times* times, struct cv_judgement* out)
+void cv_judge(const struct cv_trial *t, const struct cv_times *times, struct cv_judgement *out)
 {
     *out = (struct cv_judgement){.verdict = CV_CORRECT};
     acknowledged(t, out);
@@ -46,13 +46,13 @@ void cv_judge(const struct cv_trial* t, const struct cv_times* times, struct cv_
     liveness(t, times, out);
 }
 
-const char* cv_verdict_name(int verdict)
+const char *cv_verdict_name(int verdict)
 {
-    static const char* const names[] = {"correct", "unavailable", "unsafe"};
+    static const char *const names[] = {"correct", "unavailable", "unsafe"};
     return verdict >= 0 && verdict <= CV_UNSAFE ? names[verdict] : "?";
 }
 
-static void complain(struct cv_judgement* j, int verdict, const char* fmt, ...)
+static void complain(struct cv_judgement *j, int verdict, const char *fmt, ...)
 {
     j->verdict = verdict > j->verdict ? verdict : j->verdict;
     if (j->n_reasons == CV_MAX_REASONS) {
@@ -64,21 +64,21 @@ static void complain(struct cv_judgement* j, int verdict, const char* fmt, ...)
     va_end(ap);
 }
 
-static bool is_write(const struct cv_op* op)
+static bool is_write(const struct cv_op *op)
 {
     return op->kind != CV_GET_REGISTER;
 }
 
 /* ---- acknowledged writes --------------------------------------------------------------------- */
 
-static void acknowledged(const struct cv_trial* t, struct cv_judgement* j)
+static void acknowledged(const struct cv_trial *t, struct cv_judgement *j)
 {
     struct cv_bits missing = {0};
     for (unsigned n = 0; n < t->nodes; n++) {
         uint64_t count = 0;
         uint32_t first = 0;
         for (size_t i = 0; i < t->ops.n && t->log_read[n]; i++) {
-            const struct cv_op* op = &t->ops.v[i];
+            const struct cv_op *op = &t->ops.v[i];
             if (is_write(op) && op->outcome == CV_OK && !cv_bits_get(&t->in_log[n], op->seq)) {
                 cv_bits_set(&missing, op->seq);
                 first = count++ == 0 ? op->seq : first;
@@ -95,7 +95,7 @@ static void acknowledged(const struct cv_trial* t, struct cv_judgement* j)
     uint64_t unread = 0;
     uint32_t first = 0;
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         if (!is_write(op) || op->outcome != CV_OK) {
             continue;
         }
@@ -127,7 +127,7 @@ struct entry
     unsigned node;
 };
 
-static int by_index(const void* a, const void* b)
+static int by_index(const void *a, const void *b)
 {
     const struct entry *x = a, *y = b;
     return (x->index > y->index) - (x->index < y->index);
@@ -135,13 +135,13 @@ static int by_index(const void* a, const void* b)
 
 /* Also within one replica: a replay that ends in another digest than the first time has diverged
  * from itself. */
-static void digests_by_index(const struct cv_trial* t, struct cv_judgement* j)
+static void digests_by_index(const struct cv_trial *t, struct cv_judgement *j)
 {
-    struct entry* all = NULL;
+    struct entry *all = NULL;
     size_t n_all = 0, cap = 0;
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             /* What a rollback returned to is a state at an index like any other. */
             bool rewound = r->event == RGUARD_TRACE_ROLLED_BACK && r->b == 1 && r->a != 0;
             if (r->event == RGUARD_TRACE_APPLIED || rewound) {
@@ -169,7 +169,7 @@ static void digests_by_index(const struct cv_trial* t, struct cv_judgement* j)
     }
 }
 
-static void digests_at_end(const struct cv_trial* t, struct cv_judgement* j)
+static void digests_at_end(const struct cv_trial *t, struct cv_judgement *j)
 {
     for (unsigned n = 0; n < t->nodes; n++) {
         const struct cv_final *a = &t->final[0], *b = &t->final[n];
@@ -190,14 +190,14 @@ static void digests_at_end(const struct cv_trial* t, struct cv_judgement* j)
 
 /* ---- leaders, containment -------------------------------------------------------------------- */
 
-static void leaders(const struct cv_trial* t, struct cv_judgement* j)
+static void leaders(const struct cv_trial *t, struct cv_judgement *j)
 {
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             for (unsigned m = n + 1; m < t->nodes && r->event == RGUARD_TRACE_LEADER; m++) {
                 for (size_t k = 0; k < t->ev[m].n; k++) {
-                    const struct rguard_trace_record* s = &t->ev[m].v[k];
+                    const struct rguard_trace_record *s = &t->ev[m].v[k];
                     if (s->event == RGUARD_TRACE_LEADER && s->term == r->term) {
                         complain(j, CV_UNSAFE, "nodes %u and %u both led term %" PRIu64, n + 1,
                                  m + 1, r->term);
@@ -212,14 +212,14 @@ static void leaders(const struct cv_trial* t, struct cv_judgement* j)
 /* Until the rollback nothing is applied; until the replica takes part again, nothing acknowledged. An
  * answer that was on its way when containment began proves nothing, so on the clients' side only
  * writes count that were also sent inside. */
-static void containment(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j)
+static void containment(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j)
 {
-    const struct cv_events* e = &t->ev[t->victim - 1];
+    const struct cv_events *e = &t->ev[t->victim - 1];
     uint64_t until = UINT64_MAX;
     bool rolled_back = false;
-    const char* what = NULL;
+    const char *what = NULL;
     for (size_t i = 0; i < e->n && until == UINT64_MAX && m->contained != 0; i++) {
-        const struct rguard_trace_record* r = &e->v[i];
+        const struct rguard_trace_record *r = &e->v[i];
         if (r->ns < m->contained) {
             continue;
         }
@@ -236,7 +236,7 @@ static void containment(const struct cv_trial* t, const struct cv_times* m, stru
         complain(j, CV_UNSAFE, "node %u recorded '%s' while it was contained", t->victim, what);
     }
     for (size_t i = 0; i < t->ops.n && m->contained != 0; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         if (is_write(op) && op->outcome == CV_OK && op->node == t->victim &&
             op->invoke > m->contained && op->reply < until) {
             complain(j, CV_UNSAFE, "node %u acknowledged op %u while it was contained", t->victim,
@@ -248,7 +248,7 @@ static void containment(const struct cv_trial* t, const struct cv_times* m, stru
 
 /* ---- reads ----------------------------------------------------------------------------------- */
 
-static int by_reply(const void* a, const void* b)
+static int by_reply(const void *a, const void *b)
 {
     const struct cv_op *x = a, *y = b;
     return (x->reply > y->reply) - (x->reply < y->reply);
@@ -257,8 +257,8 @@ static int by_reply(const void* a, const void* b)
 /* Real-time order only, so that concurrent writes never raise a false alarm: a read is stale when
  * some write w2 was acknowledged before the read began, and what the read returned was acknowledged
  * before w2 began (nil is older than every write). */
-static bool stale(const struct cv_op* w, size_t n, const struct cv_history* h, uint64_t began,
-                  int64_t value, uint32_t* newer)
+static bool stale(const struct cv_op *w, size_t n, const struct cv_history *h, uint64_t began,
+                  int64_t value, uint32_t *newer)
 {
     uint64_t value_reply = 0;
     if (value >= 0) {
@@ -277,9 +277,9 @@ static bool stale(const struct cv_op* w, size_t n, const struct cv_history* h, u
     return false;
 }
 
-static void reads(const struct cv_trial* t, struct cv_judgement* j)
+static void reads(const struct cv_trial *t, struct cv_judgement *j)
 {
-    struct cv_op* w = NULL;
+    struct cv_op *w = NULL;
     size_t n = 0, cap = 0;
     for (size_t i = 0; i < t->ops.n; i++) {
         if (t->ops.v[i].kind == CV_SET_REGISTER && t->ops.v[i].outcome == CV_OK) {
@@ -292,7 +292,7 @@ static void reads(const struct cv_trial* t, struct cv_judgement* j)
     }
     uint32_t newer = 0;
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* r = &t->ops.v[i];
+        const struct cv_op *r = &t->ops.v[i];
         if (r->kind == CV_GET_REGISTER && r->outcome == CV_OK &&
             stale(w, n, &t->ops, r->invoke, r->value, &newer)) {
             complain(j, CV_UNSAFE,
@@ -311,7 +311,7 @@ static void reads(const struct cv_trial* t, struct cv_judgement* j)
 
 /* ---- detection, liveness --------------------------------------------------------------------- */
 
-static void detection(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j)
+static void detection(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j)
 {
     if (t->fault_class != CV_FAULT_MEMORY || !t->guarded || m->fault == 0) {
         return;
@@ -321,7 +321,7 @@ static void detection(const struct cv_trial* t, const struct cv_times* m, struct
                  t->victim);
         return;
     }
-    static const char* const fields[] = {
+    static const char *const fields[] = {
         "violation=", "class=", "arena=", "offset=", "pc=", "index="};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         if (strstr(t->violation, fields[i]) == NULL) {
@@ -332,7 +332,7 @@ static void detection(const struct cv_trial* t, const struct cv_times* m, struct
     }
 }
 
-static void liveness(const struct cv_trial* t, const struct cv_times* m, struct cv_judgement* j)
+static void liveness(const struct cv_trial *t, const struct cv_times *m, struct cv_judgement *j)
 {
     if (m->fault == 0) {
         complain(j, CV_UNAVAILABLE, "the fault was never carried out");

@@ -19,7 +19,7 @@
 #define MAX_BULK (16l << 20)
 #define MAX_LINE 4096u
 
-long cv_resp_parse(const char* data, size_t len, struct cv_reply* out)
+long cv_resp_parse(const char *data, size_t len, struct cv_reply *out)
 {
     if (len == 0) {
         return 0;
@@ -27,7 +27,7 @@ long cv_resp_parse(const char* data, size_t len, struct cv_reply* out)
     if (strchr("+-:$", data[0]) == NULL || data[0] == '\0') {
         return -1;
     }
-    const char* end = memchr(data, '\n', len < MAX_LINE ? len : MAX_LINE);
+    const char *end = memchr(data, '\n', len < MAX_LINE ? len : MAX_LINE);
     if (end == NULL) {
         return len < MAX_LINE ? 0 : -1;
     }
@@ -39,7 +39,7 @@ long cv_resp_parse(const char* data, size_t len, struct cv_reply* out)
     if (data[0] != '$') {
         return (long)line;
     }
-    char* rest;
+    char *rest;
     long n = strtol(data + 1, &rest, 10);
     if (rest != end - 1 || rest == data + 1 || n < -1 || n > MAX_BULK) {
         return -1;
@@ -57,16 +57,16 @@ long cv_resp_parse(const char* data, size_t len, struct cv_reply* out)
     return (long)line + n + 2;
 }
 
-bool cv_resp_is(const struct cv_reply* reply, const char* word)
+bool cv_resp_is(const struct cv_reply *reply, const char *word)
 {
     size_t n = strlen(word);
     return reply->len >= n && memcmp(reply->text, word, n) == 0;
 }
 
-bool cv_info_text(const char* info, const char* name, char* buf, size_t cap)
+bool cv_info_text(const char *info, const char *name, char *buf, size_t cap)
 {
     size_t n = strlen(name);
-    for (const char* line = info; line != NULL && *line != '\0';) {
+    for (const char *line = info; line != NULL && *line != '\0';) {
         if (strncmp(line, name, n) == 0 && line[n] == ':') {
             size_t len = strcspn(line + n + 1, "\r\n");
             snprintf(buf, cap, "%.*s", (int)len, line + n + 1);
@@ -78,13 +78,13 @@ bool cv_info_text(const char* info, const char* name, char* buf, size_t cap)
     return false;
 }
 
-bool cv_info_uint(const char* info, const char* name, int base, uint64_t* out)
+bool cv_info_uint(const char *info, const char *name, int base, uint64_t *out)
 {
     char buf[64];
     if (!cv_info_text(info, name, buf, sizeof buf) || buf[0] == '\0' || buf[0] == '-') {
         return false;
     }
-    char* end;
+    char *end;
     errno = 0;
     uint64_t v = strtoull(buf, &end, base);
     if (errno != 0 || *end != '\0') {
@@ -114,7 +114,7 @@ int cv_connect_start(unsigned port)
     struct sockaddr_in to = {.sin_family = AF_INET,
                              .sin_port = htons((uint16_t)port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (connect(fd, (struct sockaddr*)&to, sizeof to) != 0 && errno != EINPROGRESS) {
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS) {
         int rv = -errno;
         close(fd);
         return rv;
@@ -122,7 +122,7 @@ int cv_connect_start(unsigned port)
     return fd;
 }
 
-int cv_conn_open(struct cv_conn* c, unsigned port)
+int cv_conn_open(struct cv_conn *c, unsigned port)
 {
     *c = (struct cv_conn){.fd = cv_connect_start(port)};
     return c->fd < 0 ? c->fd : 0;
@@ -139,7 +139,7 @@ static int wait_for(int fd, short what, uint64_t deadline_ns)
     return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
 }
 
-int cv_conn_send(struct cv_conn* c, const char* data, size_t len)
+int cv_conn_send(struct cv_conn *c, const char *data, size_t len)
 {
     uint64_t deadline = cv_now() + 2000000000u;
     for (size_t done = 0; done < len;) {
@@ -156,7 +156,7 @@ int cv_conn_send(struct cv_conn* c, const char* data, size_t len)
     return 0;
 }
 
-int cv_conn_reply(struct cv_conn* c, uint64_t deadline_ns, struct cv_reply* out)
+int cv_conn_reply(struct cv_conn *c, uint64_t deadline_ns, struct cv_reply *out)
 {
     if (c->used != 0) {
         memmove(c->buf, c->buf + c->used, c->len - c->used);
@@ -189,7 +189,7 @@ int cv_conn_reply(struct cv_conn* c, uint64_t deadline_ns, struct cv_reply* out)
     }
 }
 
-void cv_conn_close(struct cv_conn* c)
+void cv_conn_close(struct cv_conn *c)
 {
     if (c->fd >= 0) {
         close(c->fd);
@@ -198,7 +198,7 @@ void cv_conn_close(struct cv_conn* c)
     *c = (struct cv_conn){.fd = -1};
 }
 
-int cv_info(unsigned port, unsigned timeout_ms, char* buf, size_t cap)
+int cv_info(unsigned port, unsigned timeout_ms, char *buf, size_t cap)
 {
     static const char ask[] = "*1\r\n$4\r\nINFO\r\n";
     struct cv_conn c;

@@ -12,7 +12,7 @@
 
 /* ---- the line that says it all --------------------------------------------------------------- */
 
-static void clause(const struct cv_row* row, struct cv_text* out)
+static void clause(const struct cv_row *row, struct cv_text *out)
 {
     struct cv_summary w = cv_summarise(&row->write_recovery);
     cv_text_add(out, "%s/%s: %u/%zu correct", cv_role_name(row->role), row->fault->name,
@@ -31,12 +31,12 @@ static void clause(const struct cv_row* row, struct cv_text* out)
     cv_text_add(out, " max %.1f ms", w.max);
 }
 
-void cv_report_headline(const struct cv_report* r, const struct cv_row* row, struct cv_text* out)
+void cv_report_headline(const struct cv_report *r, const struct cv_row *row, struct cv_text *out)
 {
     uint64_t lost = 0;
     bool first = true;
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* k = &r->rows[i];
+        const struct cv_row *k = &r->rows[i];
         if ((row != NULL && row != k) || (row == NULL && k->system != CV_RAFTGUARD)) {
             continue;
         }
@@ -51,7 +51,7 @@ void cv_report_headline(const struct cv_report* r, const struct cv_row* row, str
 
 /* ---- run.json -------------------------------------------------------------------------------- */
 
-static void json_samples(struct cv_json* j, const char* key, const struct cv_samples* s)
+static void json_samples(struct cv_json *j, const char *key, const struct cv_samples *s)
 {
     struct cv_summary m = cv_summarise(s);
     cv_json_open(j, key, '{');
@@ -68,9 +68,9 @@ static void json_samples(struct cv_json* j, const char* key, const struct cv_sam
     cv_json_close(j, '}');
 }
 
-static void json_run(struct cv_json* j, const struct cv_run* k)
+static void json_run(struct cv_json *j, const struct cv_run *k)
 {
-    const struct cv_times* m = &k->times;
+    const struct cv_times *m = &k->times;
     cv_json_open(j, NULL, '{');
     cv_json_uint(j, "run", k->number);
     cv_json_string(j, "verdict", cv_verdict_name(k->judgement.verdict));
@@ -112,7 +112,7 @@ static void json_run(struct cv_json* j, const struct cv_run* k)
     cv_json_close(j, '}');
 }
 
-static void json_row(struct cv_json* j, const struct cv_row* row)
+static void json_row(struct cv_json *j, const struct cv_row *row)
 {
     cv_json_open(j, NULL, '{');
     cv_json_string(j, "system", cv_system_name(row->system));
@@ -145,9 +145,9 @@ static void json_row(struct cv_json* j, const struct cv_row* row)
     cv_json_close(j, '}');
 }
 
-static void json_quantiles(struct cv_json* j, const char* key, const struct cv_samples* s)
+static void json_quantiles(struct cv_json *j, const char *key, const struct cv_samples *s)
 {
-    double* v = cv_sorted(s);
+    double *v = cv_sorted(s);
     cv_json_open(j, key, '{');
     cv_json_number(j, "p50", cv_quantile(v, s->n, 0.50), 1);
     cv_json_number(j, "p99", cv_quantile(v, s->n, 0.99), 1);
@@ -156,9 +156,9 @@ static void json_quantiles(struct cv_json* j, const char* key, const struct cv_s
     free(v);
 }
 
-void cv_report_json(const struct cv_report* r, struct cv_text* out)
+void cv_report_json(const struct cv_report *r, struct cv_text *out)
 {
-    const struct cv_options* o = r->options;
+    const struct cv_options *o = r->options;
     char seed[24];
     snprintf(seed, sizeof seed, "0x%" PRIx64, o->seed);
     struct cv_json j = {.out = out};
@@ -200,7 +200,7 @@ void cv_report_json(const struct cv_report* r, struct cv_text* out)
 
 /* ---- report.txt ------------------------------------------------------------------------------ */
 
-static void cell(struct cv_text* out, double ms, int width)
+static void cell(struct cv_text *out, double ms, int width)
 {
     if (isfinite(ms)) {
         cv_text_add(out, " %*.*f", width, ms < 100 ? 1 : 0, ms);
@@ -209,7 +209,7 @@ static void cell(struct cv_text* out, double ms, int width)
     }
 }
 
-static void text_row(const struct cv_row* row, struct cv_text* out)
+static void text_row(const struct cv_row *row, struct cv_text *out)
 {
     struct cv_summary w = cv_summarise(&row->write_recovery);
     struct cv_summary c = cv_summarise(&row->convergence);
@@ -243,7 +243,7 @@ static void text_row(const struct cv_row* row, struct cv_text* out)
     cv_text_add(out, "\n");
 }
 
-static void text_table(const struct cv_report* r, struct cv_text* out)
+static void text_table(const struct cv_report *r, struct cv_text *out)
 {
     cv_text_add(out, "%-61s %39s  |%24s  |%8s  |\n", "", "write recovery ms", "convergence ms",
                 "gap ms");
@@ -262,13 +262,13 @@ static void text_table(const struct cv_report* r, struct cv_text* out)
                 "published", "double_free", "leader", "", CV_PUBLISHED_TIKV_MS);
 }
 
-static void text_phases(const struct cv_report* r, struct cv_text* out)
+static void text_phases(const struct cv_report *r, struct cv_text *out)
 {
     cv_text_add(out, "\nphases, median ms\n%-10s %-12s %-9s %8s %8s %8s %8s %8s\n", "system",
                 "fault", "role", "detect", "contain", "verify", "rollback", "handover");
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
-        const struct cv_samples* p[] = {&row->detect, &row->contain, &row->verify, &row->rollback,
+        const struct cv_row *row = &r->rows[i];
+        const struct cv_samples *p[] = {&row->detect, &row->contain, &row->verify, &row->rollback,
                                         &row->handover};
         cv_text_add(out, "%-10s %-12s %-9s", cv_system_name(row->system), row->fault->name,
                     cv_role_name(row->role));
@@ -284,13 +284,13 @@ static void text_phases(const struct cv_report* r, struct cv_text* out)
     }
 }
 
-static void text_problems(const struct cv_report* r, struct cv_text* out)
+static void text_problems(const struct cv_report *r, struct cv_text *out)
 {
     bool any = false;
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         for (size_t k = 0; k < row->n_runs; k++) {
-            const struct cv_run* run = &row->runs[k];
+            const struct cv_run *run = &row->runs[k];
             if (run->judgement.verdict == CV_CORRECT || !cv_row_lists(row, k)) {
                 continue;
             }
@@ -313,12 +313,12 @@ static void text_problems(const struct cv_report* r, struct cv_text* out)
     }
 }
 
-void cv_report_text(const struct cv_report* r, struct cv_text* out)
+void cv_report_text(const struct cv_report *r, struct cv_text *out)
 {
-    const struct cv_machine* m = r->machine;
-    const struct cv_options* o = r->options;
-    double* f = cv_sorted(&m->fsync_us);
-    double* t = cv_sorted(&m->rtt_us);
+    const struct cv_machine *m = r->machine;
+    const struct cv_options *o = r->options;
+    double *f = cv_sorted(&m->fsync_us);
+    double *t = cv_sorted(&m->rtt_us);
     cv_report_headline(r, NULL, out);
     cv_text_add(out, "\n\n");
     text_table(r, out);

@@ -10,7 +10,7 @@
 /* Where a phase has no beginning of its own it starts where the one before it ended. A killed
  * process detects and contains nothing; what its successor verifies is measured from the moment it
  * is started. */
-static struct cv_phases phases_of(const struct cv_trial* t, const struct cv_times* m)
+static struct cv_phases phases_of(const struct cv_trial *t, const struct cv_times *m)
 {
     const double none = (double)NAN;
     if (!t->guarded) { /* whatever a baseline records on the way, it promises none of it */
@@ -30,20 +30,20 @@ static struct cv_phases phases_of(const struct cv_trial* t, const struct cv_time
     };
 }
 
-static int ascending(const void* a, const void* b)
+static int ascending(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t*)a, y = *(const uint64_t*)b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
 }
 
 /* A follower that comes back may cost an election: then the first write after the fault is not the
  * whole story. */
-static double longest_gap(const struct cv_trial* t, uint64_t fault)
+static double longest_gap(const struct cv_trial *t, uint64_t fault)
 {
-    uint64_t* at = NULL;
+    uint64_t *at = NULL;
     size_t n = 0, cap = 0;
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         if (op->kind != CV_GET_REGISTER && op->outcome == CV_OK && op->reply > fault) {
             at = cv_reserve(at, n, &cap, sizeof *at);
             at[n++] = op->reply;
@@ -60,9 +60,9 @@ static double longest_gap(const struct cv_trial* t, uint64_t fault)
     return n != 0 ? (double)longest / 1e6 : (double)NAN;
 }
 
-void cv_run_derive(struct cv_run* run, const struct cv_trial* t, const struct cv_options* o)
+void cv_run_derive(struct cv_run *run, const struct cv_trial *t, const struct cv_options *o)
 {
-    const struct cv_times* m = &run->times;
+    const struct cv_times *m = &run->times;
     run->write_recovery_ms = cv_ms(m->fault, m->first_ack);
     /* One digest at one index is not enough when an oracle objects. */
     bool safe = run->judgement.verdict != CV_UNSAFE;
@@ -73,7 +73,7 @@ void cv_run_derive(struct cv_run* run, const struct cv_trial* t, const struct cv
     run->fast = t->leader_fault && m->by_notice && run->write_recovery_ms < limit;
 }
 
-static void add(struct cv_samples* s, double ms)
+static void add(struct cv_samples *s, double ms)
 {
     if (isfinite(ms)) {
         cv_samples_add(s, ms);
@@ -81,7 +81,7 @@ static void add(struct cv_samples* s, double ms)
 }
 
 /* Keeps what the picture needs and lets the thousands of single applications go. */
-static void keep_timeline(struct cv_timeline* k, const struct cv_run* run, const struct cv_trial* t)
+static void keep_timeline(struct cv_timeline *k, const struct cv_run *run, const struct cv_trial *t)
 {
     for (unsigned n = 0; n < CV_MAX_NODES; n++) {
         cv_events_free(&k->ev[n]);
@@ -95,7 +95,7 @@ static void keep_timeline(struct cv_timeline* k, const struct cv_run* run, const
                               .times = run->times};
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             if (r->event != RGUARD_TRACE_APPLIED && r->event != RGUARD_TRACE_ACK &&
                 r->ns + MARGIN_NS >= run->times.fault) {
                 cv_events_add(&k->ev[n], r);
@@ -103,7 +103,7 @@ static void keep_timeline(struct cv_timeline* k, const struct cv_run* run, const
         }
     }
     for (size_t i = 0; i < t->ops.n; i++) {
-        const struct cv_op* op = &t->ops.v[i];
+        const struct cv_op *op = &t->ops.v[i];
         if (op->kind != CV_GET_REGISTER && op->outcome == CV_OK &&
             op->reply + MARGIN_NS >= run->times.fault) {
             k->acks.v = cv_reserve(k->acks.v, k->acks.n, &k->acks.cap, sizeof *k->acks.v);
@@ -112,13 +112,13 @@ static void keep_timeline(struct cv_timeline* k, const struct cv_run* run, const
     }
 }
 
-void cv_row_add(struct cv_row* row, const struct cv_run* run, const struct cv_trial* trial)
+void cv_row_add(struct cv_row *row, const struct cv_run *run, const struct cv_trial *trial)
 {
     if (!run->fired) {
         row->redone++;
         return;
     }
-    const struct cv_times* m = &run->times;
+    const struct cv_times *m = &run->times;
     row->runs = cv_reserve(row->runs, row->n_runs, &row->cap_runs, sizeof *row->runs);
     row->runs[row->n_runs++] = *run;
     row->correct += run->judgement.verdict == CV_CORRECT;
@@ -146,7 +146,7 @@ void cv_row_add(struct cv_row* row, const struct cv_run* run, const struct cv_tr
     }
 }
 
-bool cv_row_lists(const struct cv_row* row, size_t run)
+bool cv_row_lists(const struct cv_row *row, size_t run)
 {
     for (size_t i = 0; i < run && row->system != CV_RAFTGUARD; i++) {
         if (row->runs[i].judgement.verdict != CV_CORRECT) {
@@ -156,9 +156,9 @@ bool cv_row_lists(const struct cv_row* row, size_t run)
     return true;
 }
 
-void cv_row_free(struct cv_row* row)
+void cv_row_free(struct cv_row *row)
 {
-    struct cv_samples* all[] = {
+    struct cv_samples *all[] = {
         &row->write_recovery, &row->convergence, &row->longest_gap, &row->detect, &row->contain,
         &row->verify,         &row->rollback,    &row->handover,    &row->rejoin, &row->first_ack};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -171,11 +171,11 @@ void cv_row_free(struct cv_row* row)
     free(row->runs);
 }
 
-int cv_exit_code(const struct cv_report* r)
+int cv_exit_code(const struct cv_report *r)
 {
     bool died = false, late = false;
     for (size_t i = 0; i < r->n_rows; i++) {
-        const struct cv_row* row = &r->rows[i];
+        const struct cv_row *row = &r->rows[i];
         if (row->system != CV_RAFTGUARD) {
             continue;
         }

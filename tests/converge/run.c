@@ -36,11 +36,11 @@
 
 struct session
 {
-    const struct cv_options* o;
-    const struct cv_fault* fault;
+    const struct cv_options *o;
+    const struct cv_fault *fault;
     struct cv_cluster cluster;
-    struct cv_load* load;
-    struct cv_trial* t;
+    struct cv_load *load;
+    struct cv_trial *t;
     bool kill_seen; /* the death that the plan asks for has happened */
     int error;      /* CV_INTERRUPTED or -1 */
 };
@@ -49,7 +49,7 @@ volatile int cv_interrupted;
 
 /* Is this death part of the plan? A killed victim once; in a baseline nothing protects the victim
  * of a memory fault. */
-static bool meant(struct session* s, unsigned node, int status)
+static bool meant(struct session *s, unsigned node, int status)
 {
     if (node != s->t->victim || s->t->inject_ns == 0) {
         return false;
@@ -62,7 +62,7 @@ static bool meant(struct session* s, unsigned node, int status)
     return !s->t->guarded;
 }
 
-static void reap(struct session* s)
+static void reap(struct session *s)
 {
     unsigned node;
     int status;
@@ -80,7 +80,7 @@ static void reap(struct session* s)
 }
 
 /* One turn of everything; sleeps until something is due. false: stop. */
-static bool turn(struct session* s)
+static bool turn(struct session *s)
 {
     struct pollfd p[CV_MAX_NODES + 1];
     size_t n = cv_load_turn(s->load, p);
@@ -99,7 +99,7 @@ static bool turn(struct session* s)
     return true;
 }
 
-static bool turn_for(struct session* s, unsigned ms)
+static bool turn_for(struct session *s, unsigned ms)
 {
     for (uint64_t until = cv_now() + ms * 1000000ull; cv_now() < until;) {
         if (!turn(s)) {
@@ -111,7 +111,7 @@ static bool turn_for(struct session* s, unsigned ms)
 
 /* ---- before ---------------------------------------------------------------------------------- */
 
-static bool warm_up(struct session* s)
+static bool warm_up(struct session *s)
 {
     uint64_t limit = cv_now() + WARM_LIMIT_MS * 1000000ull;
     if (!turn_for(s, WARM_UP_MS)) {
@@ -132,11 +132,11 @@ static bool warm_up(struct session* s)
 }
 
 /* Has another election been won since the leader was chosen? */
-static bool led_otherwise(const struct cv_trial* t, uint64_t before_ns)
+static bool led_otherwise(const struct cv_trial *t, uint64_t before_ns)
 {
     for (unsigned n = 0; n < t->nodes; n++) {
         for (size_t i = 0; i < t->ev[n].n; i++) {
-            const struct rguard_trace_record* r = &t->ev[n].v[i];
+            const struct rguard_trace_record *r = &t->ev[n].v[i];
             if (r->event == RGUARD_TRACE_LEADER && r->term > t->term0 && r->ns < before_ns) {
                 return true;
             }
@@ -145,9 +145,9 @@ static bool led_otherwise(const struct cv_trial* t, uint64_t before_ns)
     return false;
 }
 
-static bool inject(struct session* s)
+static bool inject(struct session *s)
 {
-    struct cv_trial* t = s->t;
+    struct cv_trial *t = s->t;
     cv_load_probe(s->load, t->leader_fault ? t->leader0 : t->victim);
     if (s->fault->fault_class == CV_FAULT_PROCESS) {
         pid_t pid = s->cluster.nodes[t->victim - 1].pid;
@@ -181,15 +181,15 @@ static bool inject(struct session* s)
 /* ---- after ----------------------------------------------------------------------------------- */
 
 /* Nothing has reacted to a memory fault: nobody will, so there is nothing to wait for. */
-static bool damage_stays(const struct cv_trial* t, const struct cv_times* m)
+static bool damage_stays(const struct cv_trial *t, const struct cv_times *m)
 {
     return t->fault_class == CV_FAULT_MEMORY && m->restarted == 0 &&
            (m->detected == 0 || !t->guarded);
 }
 
-static void watch(struct session* s)
+static void watch(struct session *s)
 {
-    struct cv_trial* t = s->t;
+    struct cv_trial *t = s->t;
     uint64_t elections = 10ull * s->o->election_ms;
     uint64_t limit = (elections > LIMIT_MS ? elections : LIMIT_MS) * 1000000u;
     struct cv_times m;
@@ -211,9 +211,9 @@ static void watch(struct session* s)
     }
 }
 
-static void collect(struct session* s, unsigned number)
+static void collect(struct session *s, unsigned number)
 {
-    struct cv_trial* t = s->t;
+    struct cv_trial *t = s->t;
     cv_load_stop(s->load);
     uint64_t limit = cv_now() + DRAIN_MS * 1000000ull;
     while (s->error == 0 && cv_load_pending(s->load) != 0 && cv_now() < limit && turn(s)) {
@@ -252,9 +252,9 @@ static void collect(struct session* s, unsigned number)
     cv_cluster_violation(&s->cluster, t->victim, t->violation, sizeof t->violation);
 }
 
-static void judge(struct session* s, struct cv_run* out)
+static void judge(struct session *s, struct cv_run *out)
 {
-    struct cv_trial* t = s->t;
+    struct cv_trial *t = s->t;
     cv_measure(t, &out->times);
     cv_judge(t, &out->times, &out->judgement);
     out->fired = out->times.fault != 0 && !led_otherwise(t, out->times.fault);
@@ -268,7 +268,7 @@ static void judge(struct session* s, struct cv_run* out)
     cv_run_derive(out, t, s->o);
 }
 
-static void keep_files(struct session* s, struct cv_run* out)
+static void keep_files(struct session *s, struct cv_run *out)
 {
     char path[600];
     snprintf(out->kept, sizeof out->kept, "%s", s->cluster.dir);
@@ -278,7 +278,7 @@ static void keep_files(struct session* s, struct cv_run* out)
     cv_evidence_events(s->t, path);
 }
 
-static unsigned choose_victim(const struct cv_trial* t, uint64_t* rng)
+static unsigned choose_victim(const struct cv_trial *t, uint64_t *rng)
 {
     if (t->leader_fault) {
         return t->leader0;
@@ -287,8 +287,8 @@ static unsigned choose_victim(const struct cv_trial* t, uint64_t* rng)
     return k < t->leader0 ? k : k + 1;
 }
 
-int cv_run_once(const struct cv_options* o, int system, int role, const struct cv_fault* fault,
-                unsigned number, uint64_t seed, struct cv_run* out, struct cv_trial* trial)
+int cv_run_once(const struct cv_options *o, int system, int role, const struct cv_fault *fault,
+                unsigned number, uint64_t seed, struct cv_run *out, struct cv_trial *trial)
 {
     *out = (struct cv_run){.number = number};
     *trial = (struct cv_trial){.nodes = o->nodes,

@@ -8,36 +8,36 @@
 
 #include "text.h"
 
-void cv_samples_add(struct cv_samples* s, double ms)
+void cv_samples_add(struct cv_samples *s, double ms)
 {
     s->v = cv_reserve(s->v, s->n, &s->cap, sizeof *s->v);
     s->v[s->n++] = ms;
 }
 
-void cv_samples_free(struct cv_samples* s)
+void cv_samples_free(struct cv_samples *s)
 {
     free(s->v);
     *s = (struct cv_samples){0};
 }
 
-static int ascending(const void* a, const void* b)
+static int ascending(const void *a, const void *b)
 {
-    double x = *(const double*)a, y = *(const double*)b;
+    double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-double* cv_sorted(const struct cv_samples* s)
+double *cv_sorted(const struct cv_samples *s)
 {
     if (s->n == 0) {
         return NULL;
     }
-    double* v = cv_grow(NULL, s->n * sizeof *v);
+    double *v = cv_grow(NULL, s->n * sizeof *v);
     memcpy(v, s->v, s->n * sizeof *v);
     qsort(v, s->n, sizeof *v, ascending);
     return v;
 }
 
-double cv_quantile(const double* sorted, size_t n, double q)
+double cv_quantile(const double *sorted, size_t n, double q)
 {
     if (n == 0) {
         return (double)NAN;
@@ -47,9 +47,9 @@ double cv_quantile(const double* sorted, size_t n, double q)
     return sorted[i < n ? i : n - 1];
 }
 
-struct cv_summary cv_summarise(const struct cv_samples* s)
+struct cv_summary cv_summarise(const struct cv_samples *s)
 {
-    double* v = cv_sorted(s);
+    double *v = cv_sorted(s);
     struct cv_summary r = {
         .n = s->n,
         .min = cv_quantile(v, s->n, 0),
@@ -62,7 +62,7 @@ struct cv_summary cv_summarise(const struct cv_samples* s)
     return r;
 }
 
-uint64_t cv_random(uint64_t* state)
+uint64_t cv_random(uint64_t *state)
 {
     uint64_t z = (*state += 0x9e3779b97f4a7c15u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;

@@ -13,7 +13,7 @@
 
 struct cv_samples
 {
-    double* v; /* in the order in which they were measured */
+    double *v; /* in the order in which they were measured */
     size_t n, cap;
 };
 
@@ -23,17 +23,17 @@ struct cv_summary
     double min, p50, p95, p99, max; /* NaN when there is no such figure */
 };
 
-void cv_samples_add(struct cv_samples* s, double ms);
-void cv_samples_free(struct cv_samples* s);
-struct cv_summary cv_summarise(const struct cv_samples* s);
+void cv_samples_add(struct cv_samples *s, double ms);
+void cv_samples_free(struct cv_samples *s);
+struct cv_summary cv_summarise(const struct cv_samples *s);
 
 /* Nearest-rank quantile of @n sorted values; NaN for none. */
-double cv_quantile(const double* sorted, size_t n, double q);
+double cv_quantile(const double *sorted, size_t n, double q);
 
 /* A sorted copy, to be freed; NULL for none. */
-double* cv_sorted(const struct cv_samples* s);
+double *cv_sorted(const struct cv_samples *s);
 
 /* splitmix64: one stream of a seed. */
-uint64_t cv_random(uint64_t* state);
+uint64_t cv_random(uint64_t *state);
 
 #endif

@@ -9,12 +9,12 @@
 #define CHAR_WIDTH 6.6 /* of the 11 px font, wide digits included */
 #define LABEL_GAP  8.0
 
-double cv_label_width(const char* text)
+double cv_label_width(const char *text)
 {
     return CHAR_WIDTH * (double)strlen(text);
 }
 
-int cv_labels_place(struct cv_labels* l, double left, double right)
+int cv_labels_place(struct cv_labels *l, double left, double right)
 {
     int row = 0;
     for (size_t i = 0; i < l->n; i++) {
@@ -51,7 +51,7 @@ double cv_round_step(double span, int parts)
     return span;
 }
 
-void cv_format_ms(char* buf, size_t cap, double ms)
+void cv_format_ms(char *buf, size_t cap, double ms)
 {
     double size = fabs(ms);
     if (size < 0.0005) {
@@ -68,7 +68,7 @@ void cv_format_ms(char* buf, size_t cap, double ms)
 #define HEAD_W 130.0
 #define HEAD_H 26.0
 
-static const struct cv_row* find_row(const struct cv_report* r, const struct cv_fault* f,
+static const struct cv_row *find_row(const struct cv_report *r, const struct cv_fault *f,
                                      int system, int role)
 {
     for (size_t i = 0; i < r->n_rows; i++) {
@@ -79,9 +79,9 @@ static const struct cv_row* find_row(const struct cv_report* r, const struct cv_
     return NULL;
 }
 
-static void heat_cell(const struct cv_row* row, double x, double y, struct cv_text* out)
+static void heat_cell(const struct cv_row *row, double x, double y, struct cv_text *out)
 {
-    const char* color = row == NULL             ? "none"
+    const char *color = row == NULL             ? "none"
                         : row->unsafe != 0      ? "bad"
                         : row->unavailable != 0 ? "warn"
                                                 : "good";
@@ -108,9 +108,9 @@ static void heat_cell(const struct cv_row* row, double x, double y, struct cv_te
     }
 }
 
-void cv_svg_heat(const struct cv_report* r, struct cv_text* out)
+void cv_svg_heat(const struct cv_report *r, struct cv_text *out)
 {
-    const struct cv_options* o = r->options;
+    const struct cv_options *o = r->options;
     int systems = o->baseline_libraft ? 2 : 1;
     double width = HEAD_W + CELL_W * systems * (o->roles[0] + o->roles[1]);
     double height = HEAD_H + CELL_H * (double)o->n_faults;
@@ -142,7 +142,7 @@ struct phase
     double ms;
 };
 
-static double total(const struct phase* p, size_t n)
+static double total(const struct phase *p, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
@@ -152,8 +152,8 @@ static double total(const struct phase* p, size_t n)
 }
 
 /* The words stand above the bar, so that a phase too short to see can still be read. */
-static double phase_bar(const char* what, const struct phase* p, size_t n, double scale, double y,
-                        struct cv_text* out)
+static double phase_bar(const char *what, const struct phase *p, size_t n, double scale, double y,
+                        struct cv_text *out)
 {
     double x = 4;
     char ms[24];
@@ -179,7 +179,7 @@ static double phase_bar(const char* what, const struct phase* p, size_t n, doubl
     return y + 44;
 }
 
-void cv_svg_phases(const struct cv_row* row, struct cv_text* out)
+void cv_svg_phases(const struct cv_row *row, struct cv_text *out)
 {
     double detect = cv_summarise(&row->detect).p50, contain = cv_summarise(&row->contain).p50;
     struct phase writes[] = {{"detect", "p0", detect},

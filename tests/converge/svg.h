@@ -24,10 +24,10 @@ struct cv_labels
 };
 
 /* Width of @text in the labels' font, on the safe side. */
-double cv_label_width(const char* text);
+double cv_label_width(const char *text);
 
 /* The row in which a label from @left to @right overlaps nothing. */
-int cv_labels_place(struct cv_labels* l, double left, double right);
+int cv_labels_place(struct cv_labels *l, double left, double right);
 
 /* Where the label of a mark at @x begins: right of it, or left of it near the edge @limit. */
 double cv_label_left(double x, double width, double limit);
@@ -36,12 +36,12 @@ double cv_label_left(double x, double width, double limit);
 double cv_round_step(double span, int parts);
 
 /* "0.04", "3.1", "127": enough digits for the size. */
-void cv_format_ms(char* buf, size_t cap, double ms);
+void cv_format_ms(char *buf, size_t cap, double ms);
 
 /* The pictures, each a complete <svg>. */
-void cv_svg_cdf(const struct cv_report* r, struct cv_text* out);
-void cv_svg_lanes(const struct cv_report* r, const struct cv_row* row, struct cv_text* out);
-void cv_svg_heat(const struct cv_report* r, struct cv_text* out);
-void cv_svg_phases(const struct cv_row* row, struct cv_text* out);
+void cv_svg_cdf(const struct cv_report *r, struct cv_text *out);
+void cv_svg_lanes(const struct cv_report *r, const struct cv_row *row, struct cv_text *out);
+void cv_svg_heat(const struct cv_report *r, struct cv_text *out);
+void cv_svg_phases(const struct cv_row *row, struct cv_text *out);
 
 #endif

@@ -12,9 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-void* cv_grow(void* p, size_t bytes)
+void *cv_grow(void *p, size_t bytes)
 {
-    void* q = realloc(p, bytes);
+    void *q = realloc(p, bytes);
     if (q == NULL) {
         fputs("rguard-converge: memory: none left\n", stderr);
         exit(1);
@@ -22,7 +22,7 @@ void* cv_grow(void* p, size_t bytes)
     return q;
 }
 
-void* cv_reserve(void* p, size_t n, size_t* cap, size_t size)
+void *cv_reserve(void *p, size_t n, size_t *cap, size_t size)
 {
     if (n < *cap) {
         return p;
@@ -31,7 +31,7 @@ void* cv_reserve(void* p, size_t n, size_t* cap, size_t size)
     return cv_grow(p, *cap * size);
 }
 
-void cv_text_add(struct cv_text* t, const char* fmt, ...)
+void cv_text_add(struct cv_text *t, const char *fmt, ...)
 {
     va_list ap, again;
     va_start(ap, fmt);
@@ -49,13 +49,13 @@ void cv_text_add(struct cv_text* t, const char* fmt, ...)
     va_end(again);
 }
 
-void cv_text_free(struct cv_text* t)
+void cv_text_free(struct cv_text *t)
 {
     free(t->data);
     *t = (struct cv_text){0};
 }
 
-int cv_text_save(const struct cv_text* t, const char* path)
+int cv_text_save(const struct cv_text *t, const char *path)
 {
     char tmp[4200];
     if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp", path) >= sizeof tmp) {
@@ -86,7 +86,7 @@ int cv_text_save(const struct cv_text* t, const char* path)
     return rv;
 }
 
-void cv_text_html(struct cv_text* t, const char* s)
+void cv_text_html(struct cv_text *t, const char *s)
 {
     for (; *s != '\0'; s++) {
         switch (*s) {
@@ -110,7 +110,7 @@ void cv_text_html(struct cv_text* t, const char* s)
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
-static void quoted(struct cv_text* t, const char* s)
+static void quoted(struct cv_text *t, const char *s)
 {
     cv_text_add(t, "\"");
     for (; *s != '\0'; s++) {
@@ -128,7 +128,7 @@ static void quoted(struct cv_text* t, const char* s)
 
 /* Comma, line break, indentation and key: everything that stands before a value. Objects break
  * lines, arrays (key NULL) do not, so that a list of samples stays on one line. */
-static void before(struct cv_json* j, const char* key)
+static void before(struct cv_json *j, const char *key)
 {
     if (j->comma) {
         cv_text_add(j->out, key != NULL ? "," : ", ");
@@ -141,7 +141,7 @@ static void before(struct cv_json* j, const char* key)
     j->comma = true;
 }
 
-void cv_json_open(struct cv_json* j, const char* key, char bracket)
+void cv_json_open(struct cv_json *j, const char *key, char bracket)
 {
     before(j, key);
     cv_text_add(j->out, "%c", bracket);
@@ -149,7 +149,7 @@ void cv_json_open(struct cv_json* j, const char* key, char bracket)
     j->comma = false;
 }
 
-void cv_json_close(struct cv_json* j, char bracket)
+void cv_json_close(struct cv_json *j, char bracket)
 {
     j->depth--;
     if (bracket == '}' && j->comma) {
@@ -162,7 +162,7 @@ void cv_json_close(struct cv_json* j, char bracket)
     }
 }
 
-void cv_json_string(struct cv_json* j, const char* key, const char* value)
+void cv_json_string(struct cv_json *j, const char *key, const char *value)
 {
     before(j, key);
     if (value == NULL) {
@@ -172,13 +172,13 @@ void cv_json_string(struct cv_json* j, const char* key, const char* value)
     }
 }
 
-void cv_json_uint(struct cv_json* j, const char* key, uint64_t value)
+void cv_json_uint(struct cv_json *j, const char *key, uint64_t value)
 {
     before(j, key);
     cv_text_add(j->out, "%llu", (unsigned long long)value);
 }
 
-void cv_json_number(struct cv_json* j, const char* key, double value, int decimals)
+void cv_json_number(struct cv_json *j, const char *key, double value, int decimals)
 {
     before(j, key);
     if (isfinite(value)) {
@@ -188,7 +188,7 @@ void cv_json_number(struct cv_json* j, const char* key, double value, int decima
     }
 }
 
-void cv_json_bool(struct cv_json* j, const char* key, bool value)
+void cv_json_bool(struct cv_json *j, const char *key, bool value)
 {
     before(j, key);
     cv_text_add(j->out, value ? "true" : "false");

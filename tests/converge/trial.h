@@ -34,18 +34,18 @@ struct cv_op
 
 struct cv_history
 {
-    struct cv_op* v;
+    struct cv_op *v;
     size_t n, cap;
 };
 
 /* One bit per seq. */
 struct cv_bits
 {
-    uint64_t* words;
+    uint64_t *words;
     size_t n; /* words */
 };
-void cv_bits_set(struct cv_bits* b, size_t i);
-bool cv_bits_get(const struct cv_bits* b, size_t i);
+void cv_bits_set(struct cv_bits *b, size_t i);
+bool cv_bits_get(const struct cv_bits *b, size_t i);
 
 struct cv_final
 {
@@ -87,7 +87,7 @@ struct cv_trial
     char violation[400];                 /* the victim's record line, "" for none */
 };
 
-void cv_trial_free(struct cv_trial* t);
+void cv_trial_free(struct cv_trial *t);
 
 /* T0..T11 in CLOCK_MONOTONIC ns; 0 = did not happen. Names as in trace.h. */
 struct cv_times
@@ -107,13 +107,13 @@ struct cv_times
     bool by_notice;  /* NOTICE_RECV stands before its CANDIDATE, which says so too */
 };
 
-void cv_measure(const struct cv_trial* t, struct cv_times* out);
+void cv_measure(const struct cv_trial *t, struct cv_times *out);
 
 /* Milliseconds from @from to @to; NaN when either did not happen. */
 double cv_ms(uint64_t from, uint64_t to);
 
 enum cv_verdict { CV_CORRECT = 0, CV_UNAVAILABLE, CV_UNSAFE };
-const char* cv_verdict_name(int verdict);
+const char *cv_verdict_name(int verdict);
 
 struct cv_judgement
 {
@@ -124,6 +124,6 @@ struct cv_judgement
 };
 
 /* Runs every oracle. @times are those of cv_measure(). */
-void cv_judge(const struct cv_trial* t, const struct cv_times* times, struct cv_judgement* out);
+void cv_judge(const struct cv_trial *t, const struct cv_times *times, struct cv_judgement *out);
 
 #endif

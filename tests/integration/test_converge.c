@@ -32,7 +32,7 @@ static void pause_ms(long ms)
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
-static int make_dir(void** state)
+static int make_dir(void **state)
 {
     (void)state;
     snprintf(dir, sizeof dir, "/tmp/test-converge-XXXXXX");
@@ -43,7 +43,7 @@ static int make_dir(void** state)
     return 0;
 }
 
-static int remove_one(const char* path, const struct stat* st, int type, struct FTW* ftw)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
     (void)type;
@@ -51,7 +51,7 @@ static int remove_one(const char* path, const struct stat* st, int type, struct 
     return remove(path);
 }
 
-static int remove_dir(void** state)
+static int remove_dir(void **state)
 {
     (void)state;
     if (running > 0) {
@@ -62,9 +62,9 @@ static int remove_dir(void** state)
     return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static const char* read_file(const char* path)
+static const char *read_file(const char *path)
 {
-    FILE* f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
     size_t n = f != NULL ? fread(text, 1, sizeof text - 1, f) : 0;
     text[n] = '\0';
     if (f != NULL) {
@@ -74,10 +74,10 @@ static const char* read_file(const char* path)
 }
 
 /* Starts the tool with the words of @args (split at blanks); @off goes into RGUARD_TEST_OFF. */
-static pid_t start(const char* off, const char* args)
+static pid_t start(const char *off, const char *args)
 {
     char words[512], tool[PATH_MAX], kv[PATH_MAX], log[96];
-    char* argv[32] = {tool};
+    char *argv[32] = {tool};
     size_t n = 1;
     const char *bin = getenv("RGUARD_BIN"), *testing = getenv("RGUARD_TESTING_BIN");
     assert_non_null(bin);
@@ -86,7 +86,7 @@ static pid_t start(const char* off, const char* args)
     snprintf(kv, sizeof kv, "%s/rguard-kv", testing);
     snprintf(words, sizeof words, "%s", args);
     snprintf(log, sizeof log, "%s/log", dir);
-    for (char* w = strtok(words, " "); w != NULL && n < 31; w = strtok(NULL, " ")) {
+    for (char *w = strtok(words, " "); w != NULL && n < 31; w = strtok(NULL, " ")) {
         argv[n++] = w;
     }
     pid_t pid = fork();
@@ -117,8 +117,8 @@ static int finish(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-static int run(const char* off, const char* fmt, ...) __attribute__((format(printf, 2, 3)));
-static int run(const char* off, const char* fmt, ...)
+static int run(const char *off, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static int run(const char *off, const char *fmt, ...)
 {
     char args[512];
     va_list ap;
@@ -128,7 +128,7 @@ static int run(const char* off, const char* fmt, ...)
     return finish(start(off, args));
 }
 
-static void printed(const char* words)
+static void printed(const char *words)
 {
     if (strstr(text, words) == NULL) {
         fail_msg("'%s' was not printed; this was: %s", words, text);
@@ -146,9 +146,9 @@ static void code(int got, int expected)
 static unsigned processes(void)
 {
     unsigned n = 0;
-    DIR* d = opendir("/proc");
+    DIR *d = opendir("/proc");
     assert_non_null(d);
-    for (struct dirent* e; (e = readdir(d)) != NULL;) {
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
         char link[300], cwd[PATH_MAX];
         snprintf(link, sizeof link, "/proc/%s/cwd", e->d_name);
         ssize_t len = readlink(link, cwd, sizeof cwd - 1);
@@ -163,8 +163,8 @@ static unsigned processes(void)
 static unsigned kept(void)
 {
     unsigned n = 0;
-    DIR* d = opendir(out);
-    for (struct dirent* e; d != NULL && (e = readdir(d)) != NULL;) {
+    DIR *d = opendir(out);
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
         n += strncmp(e->d_name, "run-", 4) == 0;
     }
     if (d != NULL) {
@@ -175,7 +175,7 @@ static unsigned kept(void)
 
 /* ---- usage ----------------------------------------------------------------------------------- */
 
-static void bad_usage_is_64(void** state)
+static void bad_usage_is_64(void **state)
 {
     (void)state;
     code(run("", "--fault nonsense"), 64);
@@ -186,7 +186,7 @@ static void bad_usage_is_64(void** state)
     code(run("", "--fault kill,kill"), 64);
     code(run("", "--baseline etcd"), 64);
     printed("etcd is not offered by this version");
-    static const char* const bad[] = {
+    static const char *const bad[] = {
         "--wrong",      "--runs",         "--runs 0",      "--runs -1",         "--runs 3x",
         "--nodes 2",    "--nodes 8",      "--role none",   "--engine lmdb",     "--handover maybe",
         "--baseline x", "--election 0",   "stray",         "--seed zz",         "--fault ",
@@ -198,7 +198,7 @@ static void bad_usage_is_64(void** state)
     assert_int_equal(access(out, F_OK), -1);
 }
 
-static void information_needs_no_cluster(void** state)
+static void information_needs_no_cluster(void **state)
 {
     (void)state;
     code(run("", "--list"), 0);
@@ -210,7 +210,7 @@ static void information_needs_no_cluster(void** state)
     printed("--baseline");
 }
 
-static void what_cannot_run_is_1(void** state)
+static void what_cannot_run_is_1(void **state)
 {
     (void)state;
     code(run("", "--out /proc/nowhere"), 1);
@@ -226,7 +226,7 @@ static void what_cannot_run_is_1(void** state)
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
-static void detectors_on_is_green(void** state)
+static void detectors_on_is_green(void **state)
 {
     (void)state;
     char path[128];
@@ -248,7 +248,7 @@ static void detectors_on_is_green(void** state)
     assert_int_equal(processes(), 0);
 }
 
-static void without_guard_pages_it_is_unsafe(void** state)
+static void without_guard_pages_it_is_unsafe(void **state)
 {
     (void)state;
     code(run("guard_pages", "--fault oob_write --runs 1 --out %s", out), 5);
@@ -256,21 +256,21 @@ static void without_guard_pages_it_is_unsafe(void** state)
     assert_int_equal(kept(), 1); /* evidence stays */
 }
 
-static void without_the_trap_the_process_dies(void** state)
+static void without_the_trap_the_process_dies(void **state)
 {
     (void)state;
     code(run("trap", "--fault oob_write --runs 1 --out %s", out), 3);
     printed("died unasked: signal 11");
 }
 
-static void without_the_refused_free_replicas_differ(void** state)
+static void without_the_refused_free_replicas_differ(void **state)
 {
     (void)state;
     code(run("double_free", "--fault double_free --runs 1 --out %s", out), 5);
     printed("digest");
 }
 
-static void a_killed_follower_and_the_baseline(void** state)
+static void a_killed_follower_and_the_baseline(void **state)
 {
     (void)state;
     code(run("", "--fault kill --role follower --runs 1 --baseline libraft --json --out %s", out),
@@ -290,7 +290,7 @@ static void wait_for_nodes(void)
     assert_int_equal(processes(), 3);
 }
 
-static void ctrl_c_leaves_nothing(void** state)
+static void ctrl_c_leaves_nothing(void **state)
 {
     (void)state;
     char args[160];
@@ -303,7 +303,7 @@ static void ctrl_c_leaves_nothing(void** state)
     assert_int_equal(kept(), 0);
 }
 
-static void nodes_die_with_a_killed_supervisor(void** state)
+static void nodes_die_with_a_killed_supervisor(void **state)
 {
     (void)state;
     char args[160];

@@ -15,13 +15,13 @@
 static char out[8192];
 
 /* Runs `ENV BIN/rguard-doctor ARGS`, both streams into out; its exit code. */
-static int doctor(const char* bin_variable, const char* env, const char* args)
+static int doctor(const char *bin_variable, const char *env, const char *args)
 {
-    const char* bin = getenv(bin_variable);
+    const char *bin = getenv(bin_variable);
     assert_non_null(bin);
     char command[1024];
     snprintf(command, sizeof command, "%s '%s/rguard-doctor' %s 2>&1", env, bin, args);
-    FILE* f = popen(command, "r");
+    FILE *f = popen(command, "r");
     assert_non_null(f);
     size_t n = fread(out, 1, sizeof out - 1, f);
     out[n] = '\0';
@@ -30,7 +30,7 @@ static int doctor(const char* bin_variable, const char* env, const char* args)
     return WEXITSTATUS(status);
 }
 
-static void test_healthy_machine(void** state)
+static void test_healthy_machine(void **state)
 {
     (void)state;
     int rc = doctor("RGUARD_BIN", "", "");
@@ -40,12 +40,12 @@ static void test_healthy_machine(void** state)
         strstr(out, rc == 0 ? "verdict: all that is needed works" : "verdict: degraded"));
 }
 
-static void test_json(void** state)
+static void test_json(void **state)
 {
     (void)state;
     int rc = doctor("RGUARD_BIN", "", "--json");
     assert_true(rc == 0 || rc == 1);
-    static const char* const keys[] = {"version",    "verdict",        "own_segv",     "madv_guard",
+    static const char *const keys[] = {"version",    "verdict",        "own_segv",     "madv_guard",
                                        "huge_pages", "userfaultfd_wp", "pagemap_scan", "io_uring",
                                        "pkeys",      "crc32c",         "selftest"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
@@ -58,10 +58,10 @@ static void test_json(void** state)
     assert_non_null(strstr(out, "\"selftest\":true"));
 }
 
-static void test_forced_fallbacks_are_degraded_and_still_trap(void** state)
+static void test_forced_fallbacks_are_degraded_and_still_trap(void **state)
 {
     (void)state;
-    static const char* const forced[][2] = {
+    static const char *const forced[][2] = {
         {"no-madv-guard", "\"madv_guard\":false"},
         {"no-uffd", "\"userfaultfd_wp\":false"},
         {"no-pagemap-scan,no-huge-pages", "\"huge_pages\":false"}};
@@ -77,10 +77,10 @@ static void test_forced_fallbacks_are_degraded_and_still_trap(void** state)
     assert_non_null(strstr(out, "without it: no audit: undeclared writes are not found"));
 }
 
-static void test_a_trap_that_does_not_work_is_found(void** state)
+static void test_a_trap_that_does_not_work_is_found(void **state)
 {
     (void)state;
-    static const char* const off[][2] = {
+    static const char *const off[][2] = {
         {"guard_pages", "a store into a guard page was not noticed"},
         {"trap", "the fault was not trapped: killed by signal 11"},
         {"undo", "the window was not rolled back"}};
@@ -95,14 +95,14 @@ static void test_a_trap_that_does_not_work_is_found(void** state)
     }
 }
 
-static void test_product_build_has_no_switches(void** state)
+static void test_product_build_has_no_switches(void **state)
 {
     (void)state;
     int rc = doctor("RGUARD_BIN", "RGUARD_TEST_OFF=guard_pages,trap,undo", "");
     assert_true(rc == 0 || rc == 1);
 }
 
-static void test_usage(void** state)
+static void test_usage(void **state)
 {
     (void)state;
     assert_int_equal(doctor("RGUARD_BIN", "", "--help"), 0);

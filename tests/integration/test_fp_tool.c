@@ -24,8 +24,7 @@ static char sock[64];
 static char tool[512];
 static char self[512];
 
-/* ---- the target -------------------------------------------------------------------------------
- */
+/* ---- the target ------------------------------------------------------------------------------ */
 
 static volatile sig_atomic_t stop;
 
@@ -66,7 +65,7 @@ static int target(void)
 struct process
 {
     pid_t pid;
-    FILE* out;
+    FILE *out;
 };
 
 static struct process start_target(void)
@@ -77,7 +76,7 @@ static struct process start_target(void)
     if (p.pid == 0) {
         dup2(fds[1], STDOUT_FILENO);
         setenv("RGUARD_FAILPOINTS_SOCK", sock, 1);
-        execl(self, self, "target", (char*)NULL);
+        execl(self, self, "target", (char *)NULL);
         _exit(127);
     }
     close(fds[1]);
@@ -88,7 +87,7 @@ static struct process start_target(void)
     return p;
 }
 
-static int wait_for(struct process* p)
+static int wait_for(struct process *p)
 {
     int status;
     assert_int_equal(waitpid(p->pid, &status, 0), p->pid);
@@ -96,12 +95,11 @@ static int wait_for(struct process* p)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-/* ---- running programs -------------------------------------------------------------------------
- */
+/* ---- running programs ------------------------------------------------------------------------ */
 
 static char out[1 << 16]; /* what the last one wrote, stdout and stderr */
 
-static int run_argv(char* const argv[])
+static int run_argv(char *const argv[])
 {
     int fds[2];
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
@@ -128,22 +126,22 @@ static int run_argv(char* const argv[])
 #define MAX_ARGS 64
 
 /* The tool with these arguments. */
-#define fp(...) run_tool(__VA_ARGS__, (char*)NULL)
-static int run_tool(const char* first, ...)
+#define fp(...) run_tool(__VA_ARGS__, (char *)NULL)
+static int run_tool(const char *first, ...)
 {
-    char* argv[MAX_ARGS] = {tool, (char*)(uintptr_t)first};
+    char *argv[MAX_ARGS] = {tool, (char *)(uintptr_t)first};
     va_list ap;
     va_start(ap, first);
     for (int i = 2; i < MAX_ARGS - 1 && argv[i - 1] != NULL; i++) {
-        argv[i] = va_arg(ap, char*);
+        argv[i] = va_arg(ap, char *);
     }
     va_end(ap);
     return run_argv(argv);
 }
 
 /* A command line for the shell, with its output in out[]. */
-static int shell(const char* fmt, ...) __attribute__((format(printf, 1, 2)));
-static int shell(const char* fmt, ...)
+static int shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static int shell(const char *fmt, ...)
 {
     char line[4096];
     va_list ap;
@@ -152,7 +150,7 @@ static int shell(const char* fmt, ...)
     va_end(ap);
     char sh[] = "sh";
     char c[] = "-c";
-    return run_argv((char* const[]){sh, c, line, NULL});
+    return run_argv((char *const[]){sh, c, line, NULL});
 }
 
 #define assert_out(part)                                               \
@@ -162,10 +160,9 @@ static int shell(const char* fmt, ...)
         }                                                              \
     } while (0)
 
-/* ---- check ------------------------------------------------------------------------------------
- */
+/* ---- check ----------------------------------------------------------------------------------- */
 
-static void check_judges_grammar_alone(void** state)
+static void check_judges_grammar_alone(void **state)
 {
     (void)state;
     assert_int_equal(fp("check", "20%3*return(9)->sleep(100)"), 0);
@@ -201,14 +198,14 @@ static void check_judges_grammar_alone(void** state)
         "                                        ^~~~\n");
 }
 
-static void usage_is_told(void** state)
+static void usage_is_told(void **state)
 {
     (void)state;
     assert_int_equal(fp("--help"), 0);
     assert_out("usage: rguard-fp [-s SOCK]");
     assert_int_equal(fp("--version"), 0);
     assert_out("rguard-fp 0.");
-    static const char* const bads[][3] = {
+    static const char *const bads[][3] = {
         {NULL, NULL, NULL},      {"frobnicate", NULL, NULL}, {"--frobnicate", "list", NULL},
         {"list", "all", NULL},   {"set", "tool/if", NULL},   {"off", NULL, NULL},
         {"check", "off", "off"}, {"-s", NULL, NULL},         {"list", NULL, NULL}, /* no socket */
@@ -223,10 +220,9 @@ static void usage_is_told(void** state)
     unsetenv("RGUARD_FAILPOINTS_SOCK");
 }
 
-/* ---- a process --------------------------------------------------------------------------------
- */
+/* ---- a process ------------------------------------------------------------------------------- */
 
-static void process_is_controlled(void** state)
+static void process_is_controlled(void **state)
 {
     (void)state;
     struct process p = start_target();
@@ -272,7 +268,7 @@ static void process_is_controlled(void** state)
     unsetenv("RGUARD_FAILPOINTS_SOCK");
 }
 
-static void fatal_program_is_armed_and_reported(void** state)
+static void fatal_program_is_armed_and_reported(void **state)
 {
     (void)state;
     for (int i = 0; i < 3; i++) { /* the second finds the socket that the first left behind */
@@ -285,7 +281,7 @@ static void fatal_program_is_armed_and_reported(void** state)
     assert_int_equal(fp("-s", sock, "off-all"), 5);
 }
 
-static void bad_environment_is_exit_78(void** state)
+static void bad_environment_is_exit_78(void **state)
 {
     (void)state;
     setenv("RGUARD_FAILPOINTS", "tool/if=return;tool/errno=errno(EI0)", 1);
@@ -296,8 +292,7 @@ static void bad_environment_is_exit_78(void** state)
     unsetenv("RGUARD_FAILPOINTS");
 }
 
-/* ---- builds -----------------------------------------------------------------------------------
- */
+/* ---- builds ---------------------------------------------------------------------------------- */
 
 /* Sites of its own; says what the library says about them. */
 static const char tiny[] =
@@ -349,13 +344,13 @@ static void need_compiler(void)
     }
     char file[80];
     snprintf(file, sizeof file, "%s/tiny.c", dir);
-    FILE* f = fopen(file, "w");
+    FILE *f = fopen(file, "w");
     assert_non_null(f);
     fputs(tiny, f);
     fclose(f);
 }
 
-static void compile(const char* how, const char* sources, const char* to)
+static void compile(const char *how, const char *sources, const char *to)
 {
     if (shell("cc %s %s %s %s -o %s/%s", flags, how, sources, library, dir, to) != 0) {
         fail_msg("cc: %s", out);
@@ -363,7 +358,7 @@ static void compile(const char* how, const char* sources, const char* to)
 }
 
 /* The same source twice. What one build has, the other must not have, by name. */
-static void without_failpoints_nothing_is_left(void** state)
+static void without_failpoints_nothing_is_left(void **state)
 {
     (void)state;
     need_compiler();
@@ -371,11 +366,11 @@ static void without_failpoints_nothing_is_left(void** state)
     snprintf(source, sizeof source, "%s/tiny.c", dir);
     compile("-O1", source, "with");
     compile("-O1 -DRGUARD_NO_FAILPOINTS", source, "without");
-    static const char* const traces[] = {"rguard_fp_sites",        "rguard_fp_hot",
+    static const char *const traces[] = {"rguard_fp_sites",        "rguard_fp_hot",
                                          "rguard_fp_site_",        "rguard_fp_entry_",
                                          "rguard_fp_module_init_", "tiny/point"};
     for (int with = 0; with < 2; with++) {
-        const char* name = with ? "with" : "without";
+        const char *name = with ? "with" : "without";
         assert_int_equal(shell("cd %s && readelf -SW %s && nm -a %s && strings -a %s 2>&1", dir,
                                name, name, name),
                          0);
@@ -395,7 +390,7 @@ static void without_failpoints_nothing_is_left(void** state)
     shell("rm -f %s/with %s/without %s/tiny.c", dir, dir, dir);
 }
 
-static void tool_without_failpoints_checks(void** state)
+static void tool_without_failpoints_checks(void **state)
 {
     (void)state;
     need_compiler();
@@ -408,7 +403,7 @@ static void tool_without_failpoints_checks(void** state)
 }
 
 /* A program's own sites, with the library in a shared object: each has its own section. */
-static void sites_beside_a_shared_library(void** state)
+static void sites_beside_a_shared_library(void **state)
 {
     (void)state;
     need_compiler();
@@ -428,10 +423,10 @@ static void sites_beside_a_shared_library(void** state)
     shell("rm -f %s/shared %s/nopie %s/tiny.c", dir, dir, dir);
 }
 
-static int set_up(void** state)
+static int set_up(void **state)
 {
     (void)state;
-    const char* bin = getenv("RGUARD_BIN");
+    const char *bin = getenv("RGUARD_BIN");
     snprintf(tool, sizeof tool, "%s/rguard-fp", bin != NULL ? bin : "build/bin");
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n < 0 || mkdtemp(dir) == NULL) {
@@ -442,13 +437,13 @@ static int set_up(void** state)
     return access(tool, X_OK);
 }
 
-static int tear_down(void** state)
+static int tear_down(void **state)
 {
     (void)state;
     return rmdir(dir);
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "target") == 0) {
         return target();

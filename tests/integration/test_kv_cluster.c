@@ -33,8 +33,8 @@ struct node
 
 struct cluster
 {
-    const char* mode; /* --raft */
-    const char* off;  /* NULL, or detectors switched off in a test build */
+    const char *mode; /* --raft */
+    const char *off;  /* NULL, or detectors switched off in a test build */
     char dir[64];
     char peers[128];
     struct node nodes[NODES];
@@ -42,8 +42,7 @@ struct cluster
 
 static struct cluster cluster; /* of the running test, so that teardown finds it after a failure */
 
-/* ---- processes ----------------------------------------------------------------------------------
- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 static double now(void)
 {
@@ -59,15 +58,15 @@ static void nap(void)
 }
 
 /* Ports that nobody has, all different: they are held until all are known. */
-static void free_ports(int* ports, size_t n)
+static void free_ports(int *ports, size_t n)
 {
     int fds[2 * NODES];
     for (size_t i = 0; i < n; i++) {
         struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof a;
         fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        assert_int_equal(bind(fds[i], (struct sockaddr*)&a, sizeof a), 0);
-        assert_int_equal(getsockname(fds[i], (struct sockaddr*)&a, &len), 0);
+        assert_int_equal(bind(fds[i], (struct sockaddr *)&a, sizeof a), 0);
+        assert_int_equal(getsockname(fds[i], (struct sockaddr *)&a, &len), 0);
         ports[i] = ntohs(a.sin_port);
     }
     for (size_t i = 0; i < n; i++) {
@@ -77,8 +76,8 @@ static void free_ports(int* ports, size_t n)
 
 /* Starts @program with standard error in @log and @env, name and value in turn, in the environment.
  */
-static pid_t spawn(const char* program, char* const argv[], const char* log,
-                   const char* const env[])
+static pid_t spawn(const char *program, char *const argv[], const char *log,
+                   const char *const env[])
 {
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -94,7 +93,7 @@ static pid_t spawn(const char* program, char* const argv[], const char* log,
     return pid;
 }
 
-static const char* tool(const char* build, const char* name)
+static const char *tool(const char *build, const char *name)
 {
     static char path[512];
     snprintf(path, sizeof path, "%s/%s", getenv(build), name);
@@ -113,14 +112,14 @@ static int wait_exit(pid_t pid)
     return -1;
 }
 
-static void start_node(struct cluster* c, int i)
+static void start_node(struct cluster *c, int i)
 {
     char id[16], listen_on[32], dir[96], log[96], sock[96];
     snprintf(id, sizeof id, "%d", i + 1);
     snprintf(listen_on, sizeof listen_on, "127.0.0.1:%d", c->nodes[i].port);
     snprintf(dir, sizeof dir, "%s/%d", c->dir, i + 1);
     snprintf(log, sizeof log, "%s/log%d", c->dir, i + 1);
-    char* argv[] = {"rguard-kv",
+    char *argv[] = {"rguard-kv",
                     "--id",
                     id,
                     "--listen",
@@ -130,7 +129,7 @@ static void start_node(struct cluster* c, int i)
                     "--dir",
                     dir,
                     "--raft",
-                    (char*)(uintptr_t)c->mode,
+                    (char *)(uintptr_t)c->mode,
                     "--election",
                     "150",
                     "--heartbeat",
@@ -139,7 +138,7 @@ static void start_node(struct cluster* c, int i)
                     "300",
                     NULL};
     snprintf(sock, sizeof sock, "%s/sock%d", c->dir, i + 1);
-    const char* env[] = {"RGUARD_FAILPOINTS_SOCK", sock, "RGUARD_TEST_OFF", c->off, NULL};
+    const char *env[] = {"RGUARD_FAILPOINTS_SOCK", sock, "RGUARD_TEST_OFF", c->off, NULL};
     env[2] = c->off != NULL ? env[2] : NULL;
     assert_int_equal(c->nodes[i].pid, 0);
     unlink(sock); /* of one that was killed */
@@ -147,14 +146,14 @@ static void start_node(struct cluster* c, int i)
                             argv, log, env);
 }
 
-static void kill_node(struct cluster* c, int i)
+static void kill_node(struct cluster *c, int i)
 {
     kill(c->nodes[i].pid, SIGKILL);
     waitpid(c->nodes[i].pid, NULL, 0);
     c->nodes[i].pid = 0;
 }
 
-static int end_node(struct cluster* c, int i)
+static int end_node(struct cluster *c, int i)
 {
     kill(c->nodes[i].pid, SIGTERM);
     int code = wait_exit(c->nodes[i].pid);
@@ -162,7 +161,7 @@ static int end_node(struct cluster* c, int i)
     return code;
 }
 
-static int remove_one(const char* path, const struct stat* st, int flag, struct FTW* ftw)
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
 {
     (void)st;
     (void)flag;
@@ -170,9 +169,9 @@ static int remove_one(const char* path, const struct stat* st, int flag, struct 
     return remove(path);
 }
 
-static void make_cluster(struct cluster* c, const char* mode)
+static void make_cluster(struct cluster *c, const char *mode)
 {
-    const char* base = getenv("TMPDIR");
+    const char *base = getenv("TMPDIR");
     int ports[2 * NODES];
     size_t at = 0;
     memset(c, 0, sizeof *c);
@@ -187,19 +186,19 @@ static void make_cluster(struct cluster* c, const char* mode)
     }
 }
 
-static void start_all(struct cluster* c)
+static void start_all(struct cluster *c)
 {
     for (int i = 0; i < NODES; i++) {
         start_node(c, i);
     }
 }
 
-static void show_logs(const struct cluster* c)
+static void show_logs(const struct cluster *c)
 {
     for (int i = 0; i < NODES; i++) {
         char path[96], line[512];
         snprintf(path, sizeof path, "%s/log%d", c->dir, i + 1);
-        FILE* f = fopen(path, "re");
+        FILE *f = fopen(path, "re");
         while (f != NULL && fgets(line, sizeof line, f) != NULL) {
             fputs(line, stderr);
         }
@@ -209,7 +208,7 @@ static void show_logs(const struct cluster* c)
     }
 }
 
-static int tear_down(void** state)
+static int tear_down(void **state)
 {
     (void)state;
     for (int i = 0; i < NODES; i++) {
@@ -232,8 +231,7 @@ static int tear_down(void** state)
         }                                                  \
     } while (0)
 
-/* ---- a client -----------------------------------------------------------------------------------
- */
+/* ---- a client -------------------------------------------------------------------------------- */
 
 static int dial(int port)
 {
@@ -244,7 +242,7 @@ static int dial(int port)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    if (connect(fd, (struct sockaddr*)&a, sizeof a) != 0) {
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) {
         close(fd);
         return -1;
     }
@@ -252,7 +250,7 @@ static int dial(int port)
 }
 
 /* Sends @len bytes and no more, and reads until the server closes. The length of what came. */
-static size_t converse(int port, const char* data, size_t len, char* out, size_t cap)
+static size_t converse(int port, const char *data, size_t len, char *out, size_t cap)
 {
     size_t got = 0;
     int fd = dial(port);
@@ -271,8 +269,8 @@ static size_t converse(int port, const char* data, size_t len, char* out, size_t
 }
 
 /* One inline command; its reply without the last line end, "" when there was none. */
-__attribute__((format(printf, 3, 4))) static const char* ask(const struct cluster* c, int i,
-                                                             const char* fmt, ...)
+__attribute__((format(printf, 3, 4))) static const char *ask(const struct cluster *c, int i,
+                                                             const char *fmt, ...)
 {
     static char reply[8192];
     char line[512];
@@ -286,11 +284,11 @@ __attribute__((format(printf, 3, 4))) static const char* ask(const struct cluste
     return reply;
 }
 
-static bool info(const struct cluster* c, int i, const char* name, char* value, size_t cap)
+static bool info(const struct cluster *c, int i, const char *name, char *value, size_t cap)
 {
     char field[64];
     snprintf(field, sizeof field, "\n%s:", name);
-    const char* at = strstr(ask(c, i, "INFO"), field);
+    const char *at = strstr(ask(c, i, "INFO"), field);
     if (at != NULL) {
         at += strlen(field);
         snprintf(value, cap, "%.*s", (int)strcspn(at, "\r"), at);
@@ -299,7 +297,7 @@ static bool info(const struct cluster* c, int i, const char* name, char* value, 
 }
 
 /* The node that leads and answers reads: a leader in name may have lost its followers. */
-static int find_leader(const struct cluster* c)
+static int find_leader(const struct cluster *c)
 {
     for (double end = now() + PATIENCE_S; now() < end; nap()) {
         for (int i = 0; i < NODES; i++) {
@@ -316,7 +314,7 @@ static int find_leader(const struct cluster* c)
 
 /* Writes @key to whoever leads until it is acknowledged. An UNKNOWN write is simply repeated: the
  * same value to the same key. */
-static void must_set(const struct cluster* c, int* leader, int key)
+static void must_set(const struct cluster *c, int *leader, int key)
 {
     for (double end = now() + PATIENCE_S; now() < end;) {
         if (strcmp(ask(c, *leader, "SET k%d v%d", key, key), "+OK") == 0) {
@@ -327,14 +325,14 @@ static void must_set(const struct cluster* c, int* leader, int key)
     REQUIRE(!"an acknowledgement");
 }
 
-static void require_all(const struct cluster* c, int keys)
+static void require_all(const struct cluster *c, int keys)
 {
     int leader = find_leader(c);
     for (int k = 0; k < keys; k++) {
         char expected[32];
         int len = snprintf(NULL, 0, "v%d", k);
         snprintf(expected, sizeof expected, "$%d\r\nv%d", len, k);
-        const char* got = ask(c, leader, "GET k%d", k);
+        const char *got = ask(c, leader, "GET k%d", k);
         for (int tries = 0; tries < 20 && (got[0] == '-' || got[0] == '\0'); tries++) {
             leader = find_leader(c); /* it refused: that is no answer */
             got = ask(c, leader, "GET k%d", k);
@@ -347,7 +345,7 @@ static void require_all(const struct cluster* c, int keys)
 }
 
 /* All nodes at one index with one digest of what GET returns. */
-static void require_equal(const struct cluster* c)
+static void require_equal(const struct cluster *c)
 {
     char digest[NODES][32], index[NODES][32];
     for (double end = now() + PATIENCE_S; now() < end; nap()) {
@@ -365,10 +363,9 @@ static void require_equal(const struct cluster* c)
     REQUIRE(!"equal digests");
 }
 
-/* ---- cases --------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
-static void require_redirects(const struct cluster* c, int leader, int follower)
+static void require_redirects(const struct cluster *c, int leader, int follower)
 {
     char moved[64];
     bool redirected = false;
@@ -383,7 +380,7 @@ static void require_redirects(const struct cluster* c, int leader, int follower)
 }
 
 /* kill -9 of a follower, of the leader, of all at once; then a clean end of each. */
-static void survive_kills(const char* mode)
+static void survive_kills(const char *mode)
 {
     int keys = 0;
     make_cluster(&cluster, mode);
@@ -425,20 +422,20 @@ static void survive_kills(const char* mode)
     }
 }
 
-static void test_kills_bare(void** state)
+static void test_kills_bare(void **state)
 {
     (void)state;
     survive_kills("bare");
 }
 
-static void test_kills_guarded(void** state)
+static void test_kills_guarded(void **state)
 {
     (void)state;
     survive_kills("guarded");
 }
 
 /* A pipeline is answered in order, and each command sees those before it. */
-static void keep_order(const char* mode)
+static void keep_order(const char *mode)
 {
     enum { N = 1000, KEYS = 5 };
     static char request[N * 64], expected[N * 64], got[N * 128];
@@ -464,28 +461,28 @@ static void keep_order(const char* mode)
     REQUIRE(memcmp(got, expected, want) == 0);
     /* A node that refuses all of it does that in order, too. */
     converse(cluster.nodes[follower].port, request, len, got, sizeof got);
-    for (const char* at = got; (at = strstr(at, "\r\n")) != NULL; at += 2) {
+    for (const char *at = got; (at = strstr(at, "\r\n")) != NULL; at += 2) {
         refused++;
     }
     REQUIRE(refused == (size_t)3 * N);
 }
 
-static void test_order_bare(void** state)
+static void test_order_bare(void **state)
 {
     (void)state;
     keep_order("bare");
 }
 
-static void test_order_guarded(void** state)
+static void test_order_guarded(void **state)
 {
     (void)state;
     keep_order("guarded");
 }
 
-static void test_garbage_hurts_nobody(void** state)
+static void test_garbage_hurts_nobody(void **state)
 {
     static char junk[200000], reply[200000];
-    static const char* const absurd[] = {"*99999999\r\n", "*1\r\n$99999999999\r\n", "*-9x\r\n"};
+    static const char *const absurd[] = {"*99999999\r\n", "*1\r\n$99999999999\r\n", "*-9x\r\n"};
     uint64_t seed = 11;
     (void)state;
     make_cluster(&cluster, "guarded");
@@ -510,7 +507,7 @@ static void test_garbage_hurts_nobody(void** state)
 }
 
 /* A client that sends and never reads costs a bounded amount, and the others nothing. */
-static void test_a_client_that_does_not_read(void** state)
+static void test_a_client_that_does_not_read(void **state)
 {
     enum { VALUE = 1 << 20 };
     static char set[VALUE + 64], reply[64];
@@ -540,7 +537,7 @@ static void test_a_client_that_does_not_read(void** state)
         }
     }
     snprintf(rss, sizeof rss, "/proc/%d/statm", (int)cluster.nodes[leader].pid);
-    FILE* f = fopen(rss, "re");
+    FILE *f = fopen(rss, "re");
     REQUIRE(f != NULL && fscanf(f, "%*d %ld", &kib) == 1);
     fclose(f);
     kib *= sysconf(_SC_PAGESIZE) / 1024;
@@ -551,27 +548,26 @@ static void test_a_client_that_does_not_read(void** state)
     must_set(&cluster, &leader, 2);
 }
 
-/* ---- memory faults ------------------------------------------------------------------------------
- */
+/* ---- memory faults --------------------------------------------------------------------------- */
 
-static void arm(const struct cluster* c, int i, const char* site, const char* program)
+static void arm(const struct cluster *c, int i, const char *site, const char *program)
 {
     char sock[96], log[96];
-    const char* env[] = {NULL};
+    const char *env[] = {NULL};
     snprintf(sock, sizeof sock, "%s/sock%d", c->dir, i + 1);
     snprintf(log, sizeof log, "%s/arm", c->dir);
-    char* argv[] = {
-        "rguard-fp", "-s", sock, "set", (char*)(uintptr_t)site, (char*)(uintptr_t)program, NULL};
+    char *argv[] = {
+        "rguard-fp", "-s", sock, "set", (char *)(uintptr_t)site, (char *)(uintptr_t)program, NULL};
     REQUIRE(wait_exit(spawn(tool("RGUARD_BIN", "rguard-fp"), argv, log, env)) == 0);
 }
 
 /* Lines of node @i's log that contain both texts. */
-static int count_in_log(const struct cluster* c, int i, const char* one, const char* other)
+static int count_in_log(const struct cluster *c, int i, const char *one, const char *other)
 {
     char path[96], line[1024];
     int n = 0;
     snprintf(path, sizeof path, "%s/log%d", c->dir, i + 1);
-    FILE* f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
         n += strstr(line, one) != NULL && strstr(line, other) != NULL;
     }
@@ -581,7 +577,7 @@ static int count_in_log(const struct cluster* c, int i, const char* one, const c
     return n;
 }
 
-static bool is_running(const struct cluster* c, int i)
+static bool is_running(const struct cluster *c, int i)
 {
     return waitpid(c->nodes[i].pid, NULL, WNOHANG) == 0;
 }
@@ -595,7 +591,7 @@ static void skip_under_asan(void)
 }
 
 /* The engine really overruns, or frees twice, inside apply; the node goes on and agrees. */
-static void test_memory_faults_are_rolled_back(void** state)
+static void test_memory_faults_are_rolled_back(void **state)
 {
     static const struct
     {
@@ -631,7 +627,7 @@ static void test_memory_faults_are_rolled_back(void** state)
 }
 
 /* Without the detector the same double free makes two keys share one slot: the digests part. */
-static void test_without_the_detector_replicas_differ(void** state)
+static void test_without_the_detector_replicas_differ(void **state)
 {
     char digest[2][32];
     (void)state;
@@ -662,7 +658,7 @@ static void test_without_the_detector_replicas_differ(void** state)
 }
 
 /* A fault outside any window ends the process; the next one says what it was. */
-static void test_a_fatal_fault_is_named_afterwards(void** state)
+static void test_a_fatal_fault_is_named_afterwards(void **state)
 {
     (void)state;
     make_cluster(&cluster, "guarded");
@@ -682,16 +678,16 @@ static void test_a_fatal_fault_is_named_afterwards(void** state)
 }
 
 /* examples/dropin.c: its sum goes on from run to run. */
-static void test_dropin_counts(void** state)
+static void test_dropin_counts(void **state)
 {
-    const char* env[] = {NULL};
+    const char *env[] = {NULL};
     (void)state;
     make_cluster(&cluster, "guarded");
     for (int run = 1; run <= 2; run++) {
         char dir[96], log[96];
         snprintf(dir, sizeof dir, "%s", cluster.dir);
         snprintf(log, sizeof log, "%s.log", cluster.dir);
-        char* argv[] = {"dropin", dir, NULL};
+        char *argv[] = {"dropin", dir, NULL};
         int out = dup(STDOUT_FILENO);
         int fd = open(log, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         dup2(fd, STDOUT_FILENO);
@@ -712,23 +708,22 @@ static void test_dropin_counts(void** state)
     }
 }
 
-/* ---- bad starts ---------------------------------------------------------------------------------
- */
+/* ---- bad starts ------------------------------------------------------------------------------ */
 
 /* Starts with @argv, expects exit @code and @text on standard error. */
-static void refuse(int code, const char* text, const char* failpoints, char* const argv[])
+static void refuse(int code, const char *text, const char *failpoints, char *const argv[])
 {
     char log[96], said[2048] = "";
     snprintf(log, sizeof log, "%s/refused", cluster.dir);
     unlink(log);
-    const char* env[] = {"RGUARD_FAILPOINTS", failpoints != NULL ? failpoints : "", NULL};
+    const char *env[] = {"RGUARD_FAILPOINTS", failpoints != NULL ? failpoints : "", NULL};
     pid_t pid = spawn(tool("RGUARD_BIN", "rguard-kv"), argv, log, env);
     int got = wait_exit(pid);
     if (got < 0) {
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
     }
-    FILE* f = fopen(log, "re");
+    FILE *f = fopen(log, "re");
     size_t n = f != NULL ? fread(said, 1, sizeof said - 1, f) : 0;
     said[n] = '\0';
     if (f != NULL) {
@@ -740,11 +735,11 @@ static void refuse(int code, const char* text, const char* failpoints, char* con
 }
 
 #define REFUSE(code, text, failpoints, ...) \
-    refuse(code, text, failpoints, (char*[]){"rguard-kv", __VA_ARGS__, NULL})
+    refuse(code, text, failpoints, (char *[]){"rguard-kv", __VA_ARGS__, NULL})
 
-static void refuse_usage(const char* listen_on, char* alone, char* dir)
+static void refuse_usage(const char *listen_on, char *alone, char *dir)
 {
-    char* at = (char*)(uintptr_t)listen_on;
+    char *at = (char *)(uintptr_t)listen_on;
     REFUSE(64, "--bogus: unknown option", NULL, "--bogus");
     REFUSE(64, "needs a value", NULL, "--id");
     REFUSE(64, "lmdb", NULL, "--engine", "lmdb");
@@ -757,9 +752,9 @@ static void refuse_usage(const char* listen_on, char* alone, char* dir)
     REQUIRE(access(dir, F_OK) != 0); /* nothing was made */
 }
 
-static void refuse_bad_starts(const char* mode_)
+static void refuse_bad_starts(const char *mode_)
 {
-    char* mode = (char*)(uintptr_t)mode_;
+    char *mode = (char *)(uintptr_t)mode_;
     char fresh[96], used[96], listen_on[32], busy[32], alone[32], taken[32];
     int ports[2];
     make_cluster(&cluster, mode);
@@ -793,13 +788,13 @@ static void refuse_bad_starts(const char* mode_)
     require_all(&cluster, 1);
 }
 
-static void test_bad_starts_bare(void** state)
+static void test_bad_starts_bare(void **state)
 {
     (void)state;
     refuse_bad_starts("bare");
 }
 
-static void test_bad_starts_guarded(void** state)
+static void test_bad_starts_guarded(void **state)
 {
     (void)state;
     refuse_bad_starts("guarded");

@@ -16,33 +16,33 @@
 
 #include "cluster.h"
 
-static bool alike(struct cluster* c)
+static bool alike(struct cluster *c)
 {
     return cluster_has_leader(c) && cluster_alike(c);
 }
 
-static void up_all(struct cluster* c)
+static void up_all(struct cluster *c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cluster_up(c, i);
     }
 }
 
-static void down_all(struct cluster* c)
+static void down_all(struct cluster *c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cluster_down(c, i);
     }
 }
 
-static void start_all(struct cluster* c, unsigned n)
+static void start_all(struct cluster *c, unsigned n)
 {
     cluster_init(c, n);
     up_all(c);
     assert_true(cluster_until(c, cluster_has_leader, 5000));
 }
 
-static void test_single_node(void** state)
+static void test_single_node(void **state)
 {
     struct cluster c;
     (void)state;
@@ -54,7 +54,7 @@ static void test_single_node(void** state)
     cluster_destroy(&c);
 }
 
-static void test_replicates_and_restarts(void** state)
+static void test_replicates_and_restarts(void **state)
 {
     struct cluster c;
     (void)state;
@@ -72,14 +72,14 @@ static void test_replicates_and_restarts(void** state)
 
 static unsigned old_leader;
 
-static bool another_leads(struct cluster* c)
+static bool another_leads(struct cluster *c)
 {
     int l = cluster_leader(c);
     return l >= 0 && l != (int)old_leader;
 }
 
 /* With a timeout of 1.5 s only a notice can explain a new leader within 0.7 s. */
-static void test_clean_close_hands_over(void** state)
+static void test_clean_close_hands_over(void **state)
 {
     struct cluster c;
     (void)state;
@@ -99,7 +99,7 @@ static void test_clean_close_hands_over(void** state)
 
 /* Arms a site that all nodes of this process share; the first apply of the next entry is the
  * leader's. */
-static void fault_on_leader(const char* site, const char* program, unsigned violations)
+static void fault_on_leader(const char *site, const char *program, unsigned violations)
 {
     struct cluster c;
     start_all(&c, 3);
@@ -121,7 +121,7 @@ static void fault_on_leader(const char* site, const char* program, unsigned viol
     cluster_destroy(&c);
 }
 
-static void test_overrun_on_leader(void** state)
+static void test_overrun_on_leader(void **state)
 {
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
@@ -130,26 +130,26 @@ static void test_overrun_on_leader(void** state)
     fault_on_leader("test/apply", "1*overrun(8)", 1);
 }
 
-static void test_double_free_on_leader(void** state)
+static void test_double_free_on_leader(void **state)
 {
     (void)state;
     fault_on_leader("test/apply", "1*double_free", 1);
 }
 
-static void test_rollback_site(void** state)
+static void test_rollback_site(void **state)
 {
     (void)state;
     fault_on_leader("raftlog/rollback", "1*return(1)", 1);
 }
 
-static void test_reelect_site(void** state)
+static void test_reelect_site(void **state)
 {
     (void)state;
     fault_on_leader("raftlog/reelect", "1*return(1)", 0);
 }
 
 /* A lagging follower is brought back by a snapshot; a restart loads snapshot and log. */
-static void test_snapshots(void** state)
+static void test_snapshots(void **state)
 {
     struct cluster c;
     (void)state;
@@ -175,19 +175,19 @@ static void test_snapshots(void** state)
     cluster_destroy(&c);
 }
 
-static void on_read(void* user, int status)
+static void on_read(void *user, int status)
 {
-    struct cluster* c = user;
+    struct cluster *c = user;
     c->read_done = true;
     c->read_status = status;
 }
 
-static bool read_done(struct cluster* c)
+static bool read_done(struct cluster *c)
 {
     return c->read_done;
 }
 
-static void test_reads(void** state)
+static void test_reads(void **state)
 {
     struct cluster c;
     (void)state;
@@ -208,7 +208,7 @@ static void test_reads(void** state)
     cluster_destroy(&c);
 }
 
-static int failed_write_child(const char* site)
+static int failed_write_child(const char *site)
 {
     struct cluster c;
     start_all(&c, 3);
@@ -224,7 +224,7 @@ static int failed_write_child(const char* site)
 }
 
 /* D1, D2: a replica whose log failed does not go on as if nothing had happened. */
-static void failed_write(const char* site)
+static void failed_write(const char *site)
 {
     char dir[] = "/tmp/rguard-failed-XXXXXX";
     char cmd[64];
@@ -247,25 +247,25 @@ static void failed_write(const char* site)
     }
 }
 
-static void test_failed_append_ends_the_process(void** state)
+static void test_failed_append_ends_the_process(void **state)
 {
     (void)state;
     failed_write("wal/append");
 }
 
-static void test_failed_write_ends_the_process(void** state)
+static void test_failed_write_ends_the_process(void **state)
 {
     (void)state;
     failed_write("wal/write");
 }
 
-static void test_failed_metadata_ends_the_process(void** state)
+static void test_failed_metadata_ends_the_process(void **state)
 {
     (void)state;
     failed_write("wal/meta");
 }
 
-static void test_sigpipe_is_ignored(void** state)
+static void test_sigpipe_is_ignored(void **state)
 {
     struct cluster c;
     struct sigaction sa;
@@ -277,11 +277,11 @@ static void test_sigpipe_is_ignored(void** state)
     cluster_destroy(&c);
 }
 
-static void test_bad_options(void** state)
+static void test_bad_options(void **state)
 {
     struct cluster c;
     char err[256];
-    rguard_replica* rep = NULL;
+    rguard_replica *rep = NULL;
     (void)state;
     start_all(&c, 1);
     struct rguard_engine engine = c.nodes[0].engine.engine;

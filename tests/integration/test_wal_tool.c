@@ -25,7 +25,7 @@ static char root[128]; /* one temporary directory for everything */
 static char output[1 << 20];
 
 /* Runs a shell command with $W the tool and $D the directory; stdout and stderr go to `output`. */
-__attribute__((format(printf, 1, 2))) static int run(const char* format, ...)
+__attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
 {
     char command[2048], line[4096];
     va_list args;
@@ -49,7 +49,7 @@ static void expect(int code, int got)
     }
 }
 
-static int setup(void** state)
+static int setup(void **state)
 {
     (void)state;
     char dir[256];
@@ -77,27 +77,27 @@ static void zero_sector(uint64_t offset)
 }
 
 /* Value of the first `"key": N` behind @from. */
-static uint64_t value(const char* from, const char* key)
+static uint64_t value(const char *from, const char *key)
 {
     char pattern[64];
     (void)snprintf(pattern, sizeof pattern, "\"%s\": ", key);
-    const char* at = strstr(from, pattern);
+    const char *at = strstr(from, pattern);
     if (at == NULL) {
         fail_msg("no %s in %.200s", key, from);
     }
     return strtoull(at + strlen(pattern), NULL, 10);
 }
 
-static int count(const char* needle)
+static int count(const char *needle)
 {
     int n = 0;
-    for (const char* p = output; (p = strstr(p, needle)) != NULL; p++) {
+    for (const char *p = output; (p = strstr(p, needle)) != NULL; p++) {
         n++;
     }
     return n;
 }
 
-static void fill_verify_dump(void** state)
+static void fill_verify_dump(void **state)
 {
     (void)state;
     expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
@@ -108,7 +108,7 @@ static void fill_verify_dump(void** state)
     assert_int_equal(value(output, "last_index"), 1000);
     assert_int_equal(value(output, "code"), 0);
     expect(0, run("$W dump $D --json"));
-    const char* records = strstr(output, "\"records\": [");
+    const char *records = strstr(output, "\"records\": [");
     assert_non_null(records);
     for (uint64_t i = 1; i <= 1000; i++) {
         records = strstr(records, "{\"index\": ");
@@ -123,7 +123,7 @@ static void fill_verify_dump(void** state)
     assert_int_equal(count(" term 1 type 1 len 512 crc "), 1000);
 }
 
-static void json_is_json(void** state)
+static void json_is_json(void **state)
 {
     (void)state;
     if (run("python3 -c pass") != 0) {
@@ -138,7 +138,7 @@ static void json_is_json(void** state)
                   root));
 }
 
-static void the_same_seed_makes_the_same_bytes(void** state)
+static void the_same_seed_makes_the_same_bytes(void **state)
 {
     (void)state;
     expect(0, run("$W fill $D --records 300 --size 1000 --seed 42 --batch 7"));
@@ -152,7 +152,7 @@ static void the_same_seed_makes_the_same_bytes(void** state)
     assert_non_null(strstr(output, "records 1 to 305"));
 }
 
-static void one_flipped_bit_is_found_and_nothing_is_touched(void** state)
+static void one_flipped_bit_is_found_and_nothing_is_touched(void **state)
 {
     (void)state;
     expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
@@ -171,7 +171,7 @@ static void one_flipped_bit_is_found_and_nothing_is_touched(void** state)
     expect(0, run("cd $D && cksum * | diff - ../sums"));
 }
 
-static void tails(void** state)
+static void tails(void **state)
 {
     (void)state;
     expect(0, run("$W fill $D --records 32 --size 512 --no-close")); /* 12 KiB at 4096 and 16384 */
@@ -189,7 +189,7 @@ static void tails(void** state)
     expect(2, run("$W dump $D"));
 }
 
-static void foreign_directories(void** state)
+static void foreign_directories(void **state)
 {
     (void)state;
     expect(0, run("mkdir $D"));
@@ -207,10 +207,10 @@ static void foreign_directories(void** state)
     expect(4, run("$W fill $D/nothing/deeper"));
 }
 
-static void bad_usage(void** state)
+static void bad_usage(void **state)
 {
     (void)state;
-    static const char* const bad[] = {"",
+    static const char *const bad[] = {"",
                                       "verify",
                                       "verify $D $D",
                                       "frobnicate $D",
@@ -239,7 +239,7 @@ static void bad_usage(void** state)
     expect(4, run("$W --help > /dev/full")); /* what nobody has read was not said */
 }
 
-static void failures_while_filling(void** state)
+static void failures_while_filling(void **state)
 {
     (void)state;
     expect(4, run("RGUARD_FAILPOINTS='wal/write=errno(EIO)' $W fill $D"));
@@ -258,12 +258,12 @@ static void wait_ms(long ms)
     nanosleep(&ts, NULL);
 }
 
-static pid_t start_fill(const char* records)
+static pid_t start_fill(const char *records)
 {
     pid_t pid = fork();
     if (pid == 0) {
         execl(tool, tool, "fill", getenv("D"), "--records", records, "--batch", "1", "--size",
-              "3000", (char*)NULL);
+              "3000", (char *)NULL);
         _exit(127);
     }
     for (int i = 0; i < 500 && run("$W verify $D") != 0; i++) {
@@ -272,7 +272,7 @@ static pid_t start_fill(const char* records)
     return pid;
 }
 
-static void a_log_in_use_is_read_without_harm(void** state)
+static void a_log_in_use_is_read_without_harm(void **state)
 {
     (void)state;
     int status;
@@ -294,7 +294,7 @@ static void a_log_in_use_is_read_without_harm(void** state)
     assert_non_null(strstr(output, "closed cleanly"));
 }
 
-static void a_killed_writer_leaves_a_good_log(void** state)
+static void a_killed_writer_leaves_a_good_log(void **state)
 {
     (void)state;
     int status;
@@ -306,18 +306,18 @@ static void a_killed_writer_leaves_a_good_log(void** state)
     expect(0, run("$W verify $D"));
 }
 
-static int group_setup(void** state)
+static int group_setup(void **state)
 {
     (void)state;
-    const char* bin = getenv("RGUARD_BIN");
-    const char* tmp = getenv("TMPDIR");
+    const char *bin = getenv("RGUARD_BIN");
+    const char *tmp = getenv("TMPDIR");
     (void)snprintf(tool, sizeof tool, "%s/rguard-wal", bin != NULL ? bin : "build/bin");
     setenv("W", tool, 1);
     (void)snprintf(root, sizeof root, "%s/rguard-wal-tool-XXXXXX", tmp != NULL ? tmp : "/tmp");
     return mkdtemp(root) == NULL || access(tool, X_OK) != 0;
 }
 
-static int group_teardown(void** state)
+static int group_teardown(void **state)
 {
     (void)state;
     char line[256];

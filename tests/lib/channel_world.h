@@ -27,8 +27,8 @@
 
 struct node
 {
-    struct world* w;
-    struct rguard_channel* c;
+    struct world *w;
+    struct rguard_channel *c;
     uint64_t id;
     char address[32];
     unsigned frames, ups, downs, notices, timers, bytes;
@@ -50,13 +50,12 @@ struct world
     unsigned sent_ok, sent_failed;
 };
 
-/* ---- events -----------------------------------------------------------------------------------
- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
-static inline void on_frame(void* user, uint64_t peer, uint16_t type, const uint8_t* body,
+static inline void on_frame(void *user, uint64_t peer, uint16_t type, const uint8_t *body,
                             size_t len)
 {
-    struct node* n = user;
+    struct node *n = user;
     n->frames++;
     n->last_peer = peer;
     n->last_type = type;
@@ -65,48 +64,47 @@ static inline void on_frame(void* user, uint64_t peer, uint16_t type, const uint
     memcpy(n->last, body, len < sizeof n->last ? len : sizeof n->last);
 }
 
-static inline void on_notice(void* user, const uint8_t* bytes, size_t len)
+static inline void on_notice(void *user, const uint8_t *bytes, size_t len)
 {
-    struct node* n = user;
+    struct node *n = user;
     n->notices++;
     n->notice_len = len;
     memcpy(n->notice, bytes, len < sizeof n->notice ? len : sizeof n->notice);
 }
 
-static inline void on_link(void* user, uint64_t peer, bool up)
+static inline void on_link(void *user, uint64_t peer, bool up)
 {
-    struct node* n = user;
+    struct node *n = user;
     (void)peer;
     n->ups += up;
     n->downs += !up;
 }
 
-static inline void on_timer(void* user, enum rguard_timer which)
+static inline void on_timer(void *user, enum rguard_timer which)
 {
-    struct node* n = user;
+    struct node *n = user;
     n->timers++;
     n->last_timer = which;
 }
 
-static inline void on_readable(void* user)
+static inline void on_readable(void *user)
 {
     (void)user;
 }
 
-static inline void on_sent(void* user, int status)
+static inline void on_sent(void *user, int status)
 {
-    struct world* w = user;
+    struct world *w = user;
     w->sent_ok += status == 0;
     w->sent_failed += status != 0;
 }
 
-static inline void on_closed(void* user)
+static inline void on_closed(void *user)
 {
-    ((struct node*)user)->closed = true;
+    ((struct node *)user)->closed = true;
 }
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* A port that is free for TCP and UDP. */
 static inline uint16_t free_port(void)
@@ -115,9 +113,9 @@ static inline uint16_t free_port(void)
         struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof sa;
         int tcp = socket(AF_INET, SOCK_STREAM, 0), udp = socket(AF_INET, SOCK_DGRAM, 0);
-        bool ok = bind(tcp, (struct sockaddr*)&sa, sizeof sa) == 0 &&
-                  getsockname(tcp, (struct sockaddr*)&sa, &len) == 0 &&
-                  bind(udp, (struct sockaddr*)&sa, sizeof sa) == 0;
+        bool ok = bind(tcp, (struct sockaddr *)&sa, sizeof sa) == 0 &&
+                  getsockname(tcp, (struct sockaddr *)&sa, &len) == 0 &&
+                  bind(udp, (struct sockaddr *)&sa, sizeof sa) == 0;
         close(tcp);
         close(udp);
         if (ok) {
@@ -127,7 +125,7 @@ static inline uint16_t free_port(void)
     abort();
 }
 
-static inline int open_node(struct node* n, const char* address, uint64_t nonce, size_t max_frame)
+static inline int open_node(struct node *n, const char *address, uint64_t nonce, size_t max_frame)
 {
     struct rguard_channel_config config = {.id = n->id,
                                            .nonce = nonce,
@@ -145,7 +143,7 @@ static inline int open_node(struct node* n, const char* address, uint64_t nonce,
     return rguard__channel_uv(&n->w->loop, &config, &n->c);
 }
 
-static inline bool run_until(struct world* w, bool (*done)(struct world* w), unsigned ms)
+static inline bool run_until(struct world *w, bool (*done)(struct world *w), unsigned ms)
 {
     uint64_t end = uv_hrtime() + ms * UINT64_C(1000000);
     while (!done(w)) {
@@ -160,26 +158,26 @@ static inline bool run_until(struct world* w, bool (*done)(struct world* w), uns
     return true;
 }
 
-static inline bool both_connected(struct world* w)
+static inline bool both_connected(struct world *w)
 {
     return w->a.c->ops->connected(w->a.c) == 1 && w->b.c->ops->connected(w->b.c) == 1;
 }
 
-static inline bool both_closed(struct world* w)
+static inline bool both_closed(struct world *w)
 {
     return (w->a.c == NULL || w->a.closed) && (w->b.c == NULL || w->b.closed);
 }
 
-static inline void close_node(struct node* n)
+static inline void close_node(struct node *n)
 {
     if (n->c != NULL && !n->closed) {
         n->c->ops->close(n->c, on_closed, n);
     }
 }
 
-static inline int setup_sized(void** state, size_t max_frame)
+static inline int setup_sized(void **state, size_t max_frame)
 {
-    struct world* w = calloc(1, sizeof *w);
+    struct world *w = calloc(1, sizeof *w);
     char third[32];
     *state = w;
     uv_loop_init(&w->loop);
@@ -200,20 +198,20 @@ static inline int setup_sized(void** state, size_t max_frame)
     return run_until(w, both_connected, 2000) ? 0 : -1;
 }
 
-static inline int setup(void** state)
+static inline int setup(void **state)
 {
     return setup_sized(state, MAX_FRAME);
 }
 
-static inline int setup_large(void** state)
+static inline int setup_large(void **state)
 {
     return setup_sized(state, 16u << 20);
 }
 
 /* Every handle is gone and every callback has run, or closing the loop says so. */
-static inline int teardown(void** state)
+static inline int teardown(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     switch_on();
     close_node(&w->a);
     close_node(&w->b);
@@ -223,23 +221,23 @@ static inline int teardown(void** state)
     return closed && rv == 0 ? 0 : -1;
 }
 
-static inline int send_bytes(struct node* n, uint64_t to, uint16_t type, const void* bytes,
+static inline int send_bytes(struct node *n, uint64_t to, uint16_t type, const void *bytes,
                              size_t len)
 {
-    struct iovec iov[2] = {{(void*)(uintptr_t)bytes, len / 2},
-                           {(uint8_t*)(uintptr_t)bytes + len / 2, len - len / 2}};
+    struct iovec iov[2] = {{(void *)(uintptr_t)bytes, len / 2},
+                           {(uint8_t *)(uintptr_t)bytes + len / 2, len - len / 2}};
     return n->c->ops->send(n->c, to, type, iov, 2, on_sent, n->w);
 }
 
 static unsigned wanted_frames;
 
-static inline bool b_has_frames(struct world* w)
+static inline bool b_has_frames(struct world *w)
 {
     return w->b.frames >= wanted_frames;
 }
 
 /* The good connection still carries frames. */
-static inline void assert_still_works(struct world* w)
+static inline void assert_still_works(struct world *w)
 {
     static unsigned char n;
     n++;

@@ -23,11 +23,11 @@ struct test_state
 
 /* ---- engine ---------------------------------------------------------------------------------- */
 
-static int engine_apply(void* user, uint64_t index, const void* cmd, size_t len, void** result)
+static int engine_apply(void *user, uint64_t index, const void *cmd, size_t len, void **result)
 {
-    struct test_engine* e = user;
+    struct test_engine *e = user;
     uint64_t value;
-    void* extra;
+    void *extra;
     (void)index;
     if (len != sizeof value) {
         return -EINVAL;
@@ -51,9 +51,9 @@ static int engine_apply(void* user, uint64_t index, const void* cmd, size_t len,
     return 0;
 }
 
-static int engine_snapshot(void* user, void** data, size_t* len)
+static int engine_snapshot(void *user, void **data, size_t *len)
 {
-    struct test_engine* e = user;
+    struct test_engine *e = user;
     *data = malloc(sizeof *e->state);
     if (*data == NULL) {
         return -ENOMEM;
@@ -63,9 +63,9 @@ static int engine_snapshot(void* user, void** data, size_t* len)
     return 0;
 }
 
-static int engine_restore(void* user, const void* data, size_t len)
+static int engine_restore(void *user, const void *data, size_t len)
 {
-    struct test_engine* e = user;
+    struct test_engine *e = user;
     if (len != sizeof *e->state) {
         return -EINVAL;
     }
@@ -74,13 +74,13 @@ static int engine_restore(void* user, const void* data, size_t len)
     return 0;
 }
 
-static uint64_t engine_digest(void* user)
+static uint64_t engine_digest(void *user)
 {
-    struct test_engine* e = user;
+    struct test_engine *e = user;
     return e->state->digest;
 }
 
-static void engine_open(struct test_engine* e)
+static void engine_open(struct test_engine *e)
 {
     struct rguard_arena_options packed = {
         .size = sizeof packed, .name = "test.state", .bytes = 1 << 20};
@@ -88,7 +88,7 @@ static void engine_open(struct test_engine* e)
                                            .name = "test.scratch",
                                            .bytes = 1 << 20,
                                            .slots = RGUARD_SLOTS_GUARDED};
-    void* p;
+    void *p;
     memset(e, 0, sizeof *e);
     assert_int_equal(rguard_arena_create(&packed, &e->arenas[0]), 0);
     assert_int_equal(rguard_arena_create(&guarded, &e->arenas[1]), 0);
@@ -106,7 +106,7 @@ static void engine_open(struct test_engine* e)
                                        .n_arenas = 2};
 }
 
-static void engine_close(struct test_engine* e)
+static void engine_close(struct test_engine *e)
 {
     rguard_arena_destroy(e->arenas[0]);
     rguard_arena_destroy(e->arenas[1]);
@@ -120,21 +120,21 @@ static int free_port(void)
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof sa;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr*)&sa, sizeof sa), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr*)&sa, &len), 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof sa), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
     close(fd);
     return ntohs(sa.sin_port);
 }
 
-static void on_log(void* user, int level, const char* line)
+static void on_log(void *user, int level, const char *line)
 {
-    struct test_node* node = user;
+    struct test_node *node = user;
     if (node->cluster->verbose || (level >= RGUARD_LOG_ERROR && getenv("RGUARD_TEST_VERBOSE"))) {
         fprintf(stderr, "# node %u: %s\n", (unsigned)(node - node->cluster->nodes) + 1, line);
     }
 }
 
-void cluster_init(struct cluster* c, unsigned n)
+void cluster_init(struct cluster *c, unsigned n)
 {
     memset(c, 0, sizeof *c);
     c->n = n;
@@ -142,11 +142,11 @@ void cluster_init(struct cluster* c, unsigned n)
     c->heartbeat_ms = 15;
     c->verbose = getenv("RGUARD_TEST_VERBOSE") != NULL;
     assert_int_equal(uv_loop_init(&c->loop), 0);
-    const char* tmp = getenv("TMPDIR");
+    const char *tmp = getenv("TMPDIR");
     snprintf(c->dir, sizeof c->dir, "%.60s/rguard-XXXXXX", tmp != NULL ? tmp : "/tmp");
     assert_non_null(mkdtemp(c->dir));
     for (unsigned i = 0; i < n; i++) {
-        struct test_node* node = &c->nodes[i];
+        struct test_node *node = &c->nodes[i];
         node->cluster = c;
         snprintf(node->address, sizeof node->address, "127.0.0.1:%d", free_port());
         snprintf(node->dir, sizeof node->dir, "%s/%u", c->dir, i + 1);
@@ -157,9 +157,9 @@ void cluster_init(struct cluster* c, unsigned n)
     }
 }
 
-void cluster_up(struct cluster* c, unsigned i)
+void cluster_up(struct cluster *c, unsigned i)
 {
-    struct test_node* node = &c->nodes[i];
+    struct test_node *node = &c->nodes[i];
     char err[512] = "";
     engine_open(&node->engine);
     struct rguard_replica_options o = {.size = sizeof o,
@@ -190,18 +190,18 @@ void cluster_up(struct cluster* c, unsigned i)
     node->closed = false;
 }
 
-static void on_closed(void* user)
+static void on_closed(void *user)
 {
-    struct test_node* node = user;
+    struct test_node *node = user;
     node->closed = true;
     node->up = false;
     node->rep = NULL;
     engine_close(&node->engine);
 }
 
-void cluster_down(struct cluster* c, unsigned i)
+void cluster_down(struct cluster *c, unsigned i)
 {
-    struct test_node* node = &c->nodes[i];
+    struct test_node *node = &c->nodes[i];
     if (!node->up) {
         return;
     }
@@ -213,14 +213,14 @@ void cluster_down(struct cluster* c, unsigned i)
     assert_true(node->closed);
 }
 
-static void on_stop(uv_timer_t* t)
+static void on_stop(uv_timer_t *t)
 {
-    *(bool*)t->data = true;
+    *(bool *)t->data = true;
 }
 
-static void run_for(struct cluster* c, bool (*done)(struct cluster*), unsigned ms, bool* reached)
+static void run_for(struct cluster *c, bool (*done)(struct cluster *), unsigned ms, bool *reached)
 {
-    uv_timer_t* timer = malloc(sizeof *timer);
+    uv_timer_t *timer = malloc(sizeof *timer);
     bool timeout = false;
     uv_timer_init(&c->loop, timer);
     timer->data = &timeout;
@@ -229,24 +229,24 @@ static void run_for(struct cluster* c, bool (*done)(struct cluster*), unsigned m
         uv_run(&c->loop, UV_RUN_ONCE);
     }
     *reached = done != NULL && done(c);
-    uv_close((uv_handle_t*)timer, (uv_close_cb)(void (*)(void))free);
+    uv_close((uv_handle_t *)timer, (uv_close_cb)(void (*)(void))free);
     uv_run(&c->loop, UV_RUN_NOWAIT);
 }
 
-bool cluster_until(struct cluster* c, bool (*done)(struct cluster*), unsigned ms)
+bool cluster_until(struct cluster *c, bool (*done)(struct cluster *), unsigned ms)
 {
     bool reached;
     run_for(c, done, ms, &reached);
     return reached;
 }
 
-void cluster_run(struct cluster* c, unsigned ms)
+void cluster_run(struct cluster *c, unsigned ms)
 {
     bool reached;
     run_for(c, NULL, ms, &reached);
 }
 
-void cluster_destroy(struct cluster* c)
+void cluster_destroy(struct cluster *c)
 {
     for (unsigned i = 0; i < c->n; i++) {
         cluster_down(c, i);
@@ -258,14 +258,14 @@ void cluster_destroy(struct cluster* c)
     assert_int_equal(system(cmd), 0);
 }
 
-struct rguard_replica_info cluster_info(struct cluster* c, unsigned i)
+struct rguard_replica_info cluster_info(struct cluster *c, unsigned i)
 {
     struct rguard_replica_info info = {.size = sizeof info};
     assert_int_equal(rguard_replica_info(c->nodes[i].rep, &info), 0);
     return info;
 }
 
-int cluster_leader(struct cluster* c)
+int cluster_leader(struct cluster *c)
 {
     int found = -1;
     uint64_t term = 0;
@@ -282,12 +282,12 @@ int cluster_leader(struct cluster* c)
     return found;
 }
 
-bool cluster_has_leader(struct cluster* c)
+bool cluster_has_leader(struct cluster *c)
 {
     return cluster_leader(c) >= 0;
 }
 
-bool cluster_alike(struct cluster* c)
+bool cluster_alike(struct cluster *c)
 {
     struct rguard_replica_info first = {0};
     for (unsigned i = 0; i < c->n; i++) {
@@ -311,24 +311,24 @@ struct batch
     unsigned expected, answered, acked;
 };
 
-static struct batch* batch_now;
+static struct batch *batch_now;
 
-static void on_applied(void* user, int status, void* result, uint64_t index)
+static void on_applied(void *user, int status, void *result, uint64_t index)
 {
-    struct batch* b = user;
+    struct batch *b = user;
     (void)result;
     (void)index;
     b->answered++;
     b->acked += status == 0;
 }
 
-static bool batch_done(struct cluster* c)
+static bool batch_done(struct cluster *c)
 {
     (void)c;
     return batch_now->answered == batch_now->expected;
 }
 
-unsigned cluster_write(struct cluster* c, unsigned n, uint64_t value)
+unsigned cluster_write(struct cluster *c, unsigned n, uint64_t value)
 {
     struct batch b = {0};
     int leader = cluster_leader(c);

@@ -15,17 +15,17 @@
 struct test_engine
 {
     struct rguard_engine engine;
-    rguard_arena* arenas[2];
-    struct test_state* state; /* packed */
-    uint8_t* scratch;         /* guarded, 64 bytes */
+    rguard_arena *arenas[2];
+    struct test_state *state; /* packed */
+    uint8_t *scratch;         /* guarded, 64 bytes */
     uint64_t restored;        /* times restore ran */
 };
 
 struct test_node
 {
-    struct cluster* cluster;
+    struct cluster *cluster;
     struct raft raft;
-    rguard_replica* rep;
+    rguard_replica *rep;
     struct test_engine engine;
     char address[32], dir[128];
     bool up, closed;
@@ -44,23 +44,23 @@ struct cluster
     bool verbose;
 };
 
-void cluster_init(struct cluster* c, unsigned n);
-void cluster_up(struct cluster* c, unsigned i); /* opens and starts; fails the test on error */
-void cluster_down(struct cluster* c,
+void cluster_init(struct cluster *c, unsigned n);
+void cluster_up(struct cluster *c, unsigned i); /* opens and starts; fails the test on error */
+void cluster_down(struct cluster *c,
                   unsigned i); /* closes cleanly and runs the loop until it is done */
-void cluster_destroy(struct cluster* c);
+void cluster_destroy(struct cluster *c);
 
 /* Runs the loop until @done, at most @ms. */
-bool cluster_until(struct cluster* c, bool (*done)(struct cluster* c), unsigned ms);
-void cluster_run(struct cluster* c, unsigned ms);
+bool cluster_until(struct cluster *c, bool (*done)(struct cluster *c), unsigned ms);
+void cluster_run(struct cluster *c, unsigned ms);
 
-int cluster_leader(struct cluster* c); /* -1: none */
-struct rguard_replica_info cluster_info(struct cluster* c, unsigned i);
+int cluster_leader(struct cluster *c); /* -1: none */
+struct rguard_replica_info cluster_info(struct cluster *c, unsigned i);
 
 /* Proposes @n increments of @value at the present leader and waits until all are answered. Returns
  * how many were acknowledged. */
-unsigned cluster_write(struct cluster* c, unsigned n, uint64_t value);
-bool cluster_alike(struct cluster* c); /* all that are up: same applied index, same digest */
-bool cluster_has_leader(struct cluster* c);
+unsigned cluster_write(struct cluster *c, unsigned n, uint64_t value);
+bool cluster_alike(struct cluster *c); /* all that are up: same applied index, same digest */
+bool cluster_has_leader(struct cluster *c);
 
 #endif

@@ -10,12 +10,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct fake_channel* fake_of(struct rguard_channel* c)
+static struct fake_channel *fake_of(struct rguard_channel *c)
 {
-    return (struct fake_channel*)c;
+    return (struct fake_channel *)c;
 }
 
-static struct fake_peer* find(struct fake_channel* f, uint64_t id)
+static struct fake_peer *find(struct fake_channel *f, uint64_t id)
 {
     for (unsigned i = 0; i < f->n_peers; i++) {
         if (f->peers[i].id == id) {
@@ -25,13 +25,13 @@ static struct fake_peer* find(struct fake_channel* f, uint64_t id)
     return NULL;
 }
 
-static int fake_start(struct rguard_channel* c)
+static int fake_start(struct rguard_channel *c)
 {
     (void)c;
     return 0;
 }
 
-static int fake_peer(struct rguard_channel* c, uint64_t id, const char* address)
+static int fake_peer(struct rguard_channel *c, uint64_t id, const char *address)
 {
     (void)c;
     (void)id;
@@ -39,10 +39,10 @@ static int fake_peer(struct rguard_channel* c, uint64_t id, const char* address)
     return 0;
 }
 
-static int fake_send(struct rguard_channel* c, uint64_t to, uint16_t type, const struct iovec* iov,
-                     int n, rguard_channel_sent sent, void* user)
+static int fake_send(struct rguard_channel *c, uint64_t to, uint16_t type, const struct iovec *iov,
+                     int n, rguard_channel_sent sent, void *user)
 {
-    struct fake_channel* f = fake_of(c);
+    struct fake_channel *f = fake_of(c);
     size_t len = 0;
     if (find(f, to) == NULL) {
         return -ENOTCONN;
@@ -53,7 +53,7 @@ static int fake_send(struct rguard_channel* c, uint64_t to, uint16_t type, const
     for (int i = 0; i < n; i++) {
         len += iov[i].iov_len;
     }
-    uint8_t* body = malloc(len > 0 ? len : 1);
+    uint8_t *body = malloc(len > 0 ? len : 1);
     size_t at = 0;
     for (int i = 0; i < n; i++) {
         if (iov[i].iov_len > 0) {
@@ -65,68 +65,69 @@ static int fake_send(struct rguard_channel* c, uint64_t to, uint16_t type, const
     return 0;
 }
 
-static uint64_t fake_nonce(struct rguard_channel* c, uint64_t id)
+static uint64_t fake_nonce(struct rguard_channel *c, uint64_t id)
 {
-    struct fake_peer* p = find(fake_of(c), id);
+    struct fake_peer *p = find(fake_of(c), id);
     return p != NULL ? p->nonce : 0;
 }
 
-static const char* fake_announced(struct rguard_channel* c, uint64_t id)
+static const char *fake_announced(struct rguard_channel *c, uint64_t id)
 {
     (void)c;
     (void)id;
     return NULL;
 }
 
-static unsigned fake_connected(struct rguard_channel* c)
+static unsigned fake_connected(struct rguard_channel *c)
 {
     return fake_of(c)->n_peers;
 }
 
-static uint64_t fake_bad_frames(struct rguard_channel* c)
+static uint64_t fake_bad_frames(struct rguard_channel *c)
 {
     (void)c;
     return 0;
 }
 
-static int fake_notice_fd(struct rguard_channel* c, uint64_t id)
+static int fake_notice_fd(struct rguard_channel *c, uint64_t id)
 {
-    struct fake_peer* p = find(fake_of(c), id);
+    struct fake_peer *p = find(fake_of(c), id);
     return p != NULL ? p->out : -1;
 }
 
-static void fake_arm(struct rguard_channel* c, enum rguard_timer which, uint64_t ms)
+static void fake_arm(struct rguard_channel *c, enum rguard_timer which, uint64_t ms)
 {
-    struct fake_channel* f = fake_of(c);
+    struct fake_channel *f = fake_of(c);
     f->armed[which] = true;
     f->due_ms[which] = f->now_ms + ms;
 }
 
-static void fake_disarm(struct rguard_channel* c, enum rguard_timer which)
+static void fake_disarm(struct rguard_channel *c, enum rguard_timer which)
 {
     fake_of(c)->armed[which] = false;
 }
 
-static uint64_t fake_now(struct rguard_channel* c)
+static uint64_t fake_now(struct rguard_channel *c)
 {
     return fake_of(c)->now_ms;
 }
 
-static uint32_t fake_random(struct rguard_channel* c)
+static uint32_t fake_random(struct rguard_channel *c)
 {
     return fake_of(c)->random;
 }
 
-static int fake_watch(struct rguard_channel* c, int fd)
+static int fake_watch(struct rguard_channel *c, int fd)
 {
     (void)c;
     (void)fd;
     return 0;
 }
 
-static int fake_work(struct rguard_channel* c, void (*work)(void*), void (*done)(void*), void* user)
+static int fake_work(struct rguard_channel *c, void (*work)(void *), void (*done)(void *),
+                     void *user)
 {
-    struct fake_channel* f = fake_of(c);
+    struct fake_channel *f = fake_of(c);
     if (f->n_work == FAKE_WORK) {
         return -ENOMEM;
     }
@@ -134,7 +135,7 @@ static int fake_work(struct rguard_channel* c, void (*work)(void*), void (*done)
     return 0;
 }
 
-static void fake_close(struct rguard_channel* c, void (*closed)(void*), void* user)
+static void fake_close(struct rguard_channel *c, void (*closed)(void *), void *user)
 {
     fake_channel_drain(fake_of(c), -ECANCELED);
     if (closed != NULL) {
@@ -160,14 +161,14 @@ const struct rguard_channel_ops fake_channel_ops = {
     .close = fake_close,
 };
 
-void fake_channel_init(struct fake_channel* f)
+void fake_channel_init(struct fake_channel *f)
 {
     memset(f, 0, sizeof *f);
     f->base.ops = &fake_channel_ops;
     f->now_ms = 1000000; /* far from 0, so that "never" and "long ago" differ */
 }
 
-void fake_channel_fini(struct fake_channel* f)
+void fake_channel_fini(struct fake_channel *f)
 {
     fake_channel_drain(f, -ECANCELED);
     for (unsigned i = 0; i < f->n_peers; i++) {
@@ -179,31 +180,31 @@ void fake_channel_fini(struct fake_channel* f)
     f->n_peers = 0;
 }
 
-struct fake_peer* fake_channel_add(struct fake_channel* f, uint64_t id, uint64_t nonce)
+struct fake_peer *fake_channel_add(struct fake_channel *f, uint64_t id, uint64_t nonce)
 {
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof sa;
-    struct fake_peer* p = &f->peers[f->n_peers];
+    struct fake_peer *p = &f->peers[f->n_peers];
     *p = (struct fake_peer){.id = id, .nonce = nonce};
     p->in = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     p->out = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (p->in < 0 || p->out < 0 || bind(p->in, (struct sockaddr*)&sa, sizeof sa) != 0 ||
-        getsockname(p->in, (struct sockaddr*)&sa, &len) != 0 ||
-        connect(p->out, (struct sockaddr*)&sa, len) != 0) {
+    if (p->in < 0 || p->out < 0 || bind(p->in, (struct sockaddr *)&sa, sizeof sa) != 0 ||
+        getsockname(p->in, (struct sockaddr *)&sa, &len) != 0 ||
+        connect(p->out, (struct sockaddr *)&sa, len) != 0) {
         abort(); /* no loopback: nothing here can be tested */
     }
     f->n_peers++;
     return p;
 }
 
-size_t fake_channel_datagram(struct fake_channel* f, uint64_t id, uint8_t* buf, size_t cap)
+size_t fake_channel_datagram(struct fake_channel *f, uint64_t id, uint8_t *buf, size_t cap)
 {
-    struct fake_peer* p = find(f, id);
+    struct fake_peer *p = find(f, id);
     ssize_t n = p != NULL ? recv(p->in, buf, cap, MSG_DONTWAIT) : 0;
     return n > 0 ? (size_t)n : 0;
 }
 
-void fake_channel_drain(struct fake_channel* f, int status)
+void fake_channel_drain(struct fake_channel *f, int status)
 {
     for (unsigned i = 0; i < f->n_frames; i++) {
         struct fake_frame frame = f->frames[i];
@@ -215,7 +216,7 @@ void fake_channel_drain(struct fake_channel* f, int status)
     f->n_frames = 0;
 }
 
-void fake_channel_run(struct fake_channel* f)
+void fake_channel_run(struct fake_channel *f)
 {
     for (unsigned i = 0; i < f->n_work; i++) {
         struct fake_work w = f->work[i];

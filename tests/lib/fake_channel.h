@@ -15,10 +15,10 @@ struct fake_frame
 {
     uint64_t to;
     uint16_t type;
-    uint8_t* body;
+    uint8_t *body;
     size_t len;
     rguard_channel_sent sent;
-    void* user;
+    void *user;
 };
 
 struct fake_peer
@@ -31,9 +31,9 @@ struct fake_peer
 
 struct fake_work
 {
-    void (*work)(void* user);
-    void (*done)(void* user);
-    void* user;
+    void (*work)(void *user);
+    void (*done)(void *user);
+    void *user;
 };
 
 #define FAKE_FRAMES 256
@@ -56,19 +56,19 @@ struct fake_channel
 
 extern const struct rguard_channel_ops fake_channel_ops;
 
-void fake_channel_init(struct fake_channel* f);
-void fake_channel_fini(struct fake_channel* f);
+void fake_channel_init(struct fake_channel *f);
+void fake_channel_fini(struct fake_channel *f);
 
 /* Adds a peer with sockets for notices and a boot nonce. */
-struct fake_peer* fake_channel_add(struct fake_channel* f, uint64_t id, uint64_t nonce);
+struct fake_peer *fake_channel_add(struct fake_channel *f, uint64_t id, uint64_t nonce);
 
 /* Reads one datagram that peer @id was sent; 0 when there is none. */
-size_t fake_channel_datagram(struct fake_channel* f, uint64_t id, uint8_t* buf, size_t cap);
+size_t fake_channel_datagram(struct fake_channel *f, uint64_t id, uint8_t *buf, size_t cap);
 
 /* Forgets the frames; those that want to hear of it are told @status first. */
-void fake_channel_drain(struct fake_channel* f, int status);
+void fake_channel_drain(struct fake_channel *f, int status);
 
 /* Runs what work() was given, in order, also what that adds. */
-void fake_channel_run(struct fake_channel* f);
+void fake_channel_run(struct fake_channel *f);
 
 #endif

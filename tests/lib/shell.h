@@ -38,23 +38,23 @@ struct shell
     pid_t pid;      /* children say it on stderr, where their parent listens */
 };
 
-static inline struct shell* shell_of(struct raft_io* io)
+static inline struct shell *shell_of(struct raft_io *io)
 {
     return io->data;
 }
 
-static inline void shell_recv(struct raft_io* io, struct raft_message* m)
+static inline void shell_recv(struct raft_io *io, struct raft_message *m)
 {
-    struct shell* s = shell_of(io);
+    struct shell *s = shell_of(io);
     if (s->n_got == sizeof s->got / sizeof s->got[0]) {
         abort();
     }
     s->got[s->n_got++] = *m;
 }
 
-static inline void shell_log(void* user, int level, const char* line)
+static inline void shell_log(void *user, int level, const char *line)
 {
-    struct shell* s = user;
+    struct shell *s = user;
     size_t used = strlen(s->log);
     (void)level;
     snprintf(s->log + used, sizeof s->log - used, "%s\n", line);
@@ -63,7 +63,7 @@ static inline void shell_log(void* user, int level, const char* line)
     }
 }
 
-static inline void shell_init(struct shell* s, uint64_t id, unsigned n)
+static inline void shell_init(struct shell *s, uint64_t id, unsigned n)
 {
     memset(s, 0, sizeof *s);
     fake_channel_init(&s->net);
@@ -100,7 +100,7 @@ static inline void shell_init(struct shell* s, uint64_t id, unsigned n)
     s->rep.turn_depth = 1;
 }
 
-static inline void shell_fini(struct shell* s)
+static inline void shell_fini(struct shell *s)
 {
     rguard__handover_close(&s->rep);
     fake_channel_fini(&s->net);
@@ -108,9 +108,9 @@ static inline void shell_fini(struct shell* s)
 }
 
 /* Appends one entry of @term to libraft's log in memory; @stored says whether it is on disk too. */
-static inline void shell_append(struct shell* s, raft_term term, bool stored)
+static inline void shell_append(struct shell *s, raft_term term, bool stored)
 {
-    struct raft_log* l = &s->raft.log;
+    struct raft_log *l = &s->raft.log;
     l->entries[l->back] = (struct raft_entry){.term = term, .type = RAFT_COMMAND};
     l->back = (l->back + 1) % l->size;
     if (stored) {
@@ -118,7 +118,7 @@ static inline void shell_append(struct shell* s, raft_term term, bool stored)
     }
 }
 
-static inline void shell_follow(struct shell* s, uint64_t leader, raft_term term)
+static inline void shell_follow(struct shell *s, uint64_t leader, raft_term term)
 {
     s->raft.state = RAFT_FOLLOWER;
     s->raft.current_term = term;
@@ -126,7 +126,7 @@ static inline void shell_follow(struct shell* s, uint64_t leader, raft_term term
     s->raft.follower_state.current_leader.address = s->addresses[leader - 1];
 }
 
-static inline void shell_lead(struct shell* s, raft_term term)
+static inline void shell_lead(struct shell *s, raft_term term)
 {
     memset(&s->raft.leader_state, 0, sizeof s->raft.leader_state);
     s->raft.state = RAFT_LEADER;
@@ -135,7 +135,7 @@ static inline void shell_lead(struct shell* s, raft_term term)
 
 /* Runs @fn in a child and returns its wait status; what it wrote to stderr goes to @text. A child
  * that returns from @fn exits with 0. */
-static inline int forked(void (*fn)(void* user), void* user, char* text, size_t cap)
+static inline int forked(void (*fn)(void *user), void *user, char *text, size_t cap)
 {
     static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
     static const struct rlimit no_core = {0, 0};
@@ -183,7 +183,7 @@ static inline bool died_of(int status, int signo)
 }
 
 /* Switches one detector or cure off until switch_on(). */
-static inline void switch_off(const char* name)
+static inline void switch_off(const char *name)
 {
     setenv("RGUARD_TEST_OFF", name, 1);
 }
@@ -194,7 +194,7 @@ static inline void switch_on(void)
 }
 
 /* splitmix64: tests that draw numbers draw the same ones every time. */
-static inline uint64_t draw(uint64_t* state)
+static inline uint64_t draw(uint64_t *state)
 {
     uint64_t z = (*state += 0x9e3779b97f4a7c15u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;

@@ -6,10 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 
-static rguard_arena* packed;
-static rguard_arena* guarded;
+static rguard_arena *packed;
+static rguard_arena *guarded;
 
-static int setup(void** state)
+static int setup(void **state)
 {
     (void)state;
     packed = make_arena(RGUARD_SLOTS_PACKED, (size_t)64 << 20);
@@ -20,7 +20,7 @@ static int setup(void** state)
     return 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     (void)state;
     unsetenv("RGUARD_TEST_OFF");
@@ -41,21 +41,20 @@ static struct rguard_violation last_record(void)
     return last;
 }
 
-static struct rguard_arena_stats stats_of(const rguard_arena* a)
+static struct rguard_arena_stats stats_of(const rguard_arena *a)
 {
     struct rguard_arena_stats s = {.size = sizeof s};
     assert_int_equal(rguard_arena_stats(a, &s), 0);
     return s;
 }
 
-/* ---- what is handed out -----------------------------------------------------------------------
- */
+/* ---- what is handed out ---------------------------------------------------------------------- */
 
-static void test_packed_slots_of_every_length(void** state)
+static void test_packed_slots_of_every_length(void **state)
 {
     (void)state;
     enum { MAX = 5000 };
-    static uint8_t* slots[MAX];
+    static uint8_t *slots[MAX];
     for (size_t len = 1; len < MAX; len++) {
         slots[len] = make_slot(packed, len);
         assert_int_equal((uintptr_t)slots[len] % 16, 0);
@@ -78,12 +77,12 @@ static void test_packed_slots_of_every_length(void** state)
     assert_int_equal(s.refused_frees, 0);
 }
 
-static void test_guarded_slots_end_at_their_guard(void** state)
+static void test_guarded_slots_end_at_their_guard(void **state)
 {
     (void)state;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t len = 1; len < 3 * page; len += len < 130 ? 1 : 123) {
-        uint8_t* p = make_slot(guarded, len);
+        uint8_t *p = make_slot(guarded, len);
         assert_int_equal(((uintptr_t)p + len) % page, 0);
         memset(p, 7, len);
         assert_int_equal(rguard_slot_len(guarded, p), len);
@@ -93,16 +92,16 @@ static void test_guarded_slots_end_at_their_guard(void** state)
     assert_int_equal(stats_of(guarded).live_slots, 0);
 }
 
-static void test_largest_slots(void** state)
+static void test_largest_slots(void **state)
 {
     (void)state;
     size_t max = (size_t)16 << 20;
-    rguard_arena* both[] = {packed, guarded};
+    rguard_arena *both[] = {packed, guarded};
     for (int i = 0; i < 2; i++) {
-        uint8_t* p = make_slot(both[i], max);
+        uint8_t *p = make_slot(both[i], max);
         p[0] = 1;
         p[max - 1] = 2;
-        void* q;
+        void *q;
         assert_int_equal(rguard_alloc(both[i], max + 1, &q), RGUARD_ETOOBIG);
         assert_int_equal(rguard_alloc(both[i], SIZE_MAX, &q), RGUARD_ETOOBIG);
         assert_int_equal(rguard_check(both[i], RGUARD_CHECK_FULL, NULL), 0);
@@ -111,13 +110,13 @@ static void test_largest_slots(void** state)
     }
 }
 
-static void test_full_arena_says_so_and_goes_on(void** state)
+static void test_full_arena_says_so_and_goes_on(void **state)
 {
     (void)state;
     for (int kind = RGUARD_SLOTS_PACKED; kind <= RGUARD_SLOTS_GUARDED; kind++) {
-        rguard_arena* a = make_arena(kind, 16 * (size_t)sysconf(_SC_PAGESIZE));
-        void* p = NULL;
-        void* last = NULL;
+        rguard_arena *a = make_arena(kind, 16 * (size_t)sysconf(_SC_PAGESIZE));
+        void *p = NULL;
+        void *last = NULL;
         size_t n = 0;
         int rv;
         while ((rv = rguard_alloc(a, 100, &p)) == 0) {
@@ -135,18 +134,18 @@ static void test_full_arena_says_so_and_goes_on(void** state)
     }
 }
 
-static void test_reset_is_a_fresh_arena(void** state)
+static void test_reset_is_a_fresh_arena(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; i++) {
-        rguard_arena* a = i == 0 ? packed : guarded;
-        uint8_t* first = make_slot(a, 100);
+        rguard_arena *a = i == 0 ? packed : guarded;
+        uint8_t *first = make_slot(a, 100);
         memset(first, 9, 100);
         for (int k = 0; k < 200; k++) {
             memset(make_slot(a, 3000), 9, 3000);
         }
-        raw_store((uint8_t*)a->body - 1, 0); /* also heals what was damaged */
-        raw_store((uint8_t*)a->body_end, 0);
+        raw_store((uint8_t *)a->body - 1, 0); /* also heals what was damaged */
+        raw_store((uint8_t *)a->body_end, 0);
         assert_int_equal(rguard_check(a, RGUARD_CHECK_FAST, NULL), RGUARD_ECANARY);
         assert_int_equal(rguard_arena_reset(a), 0);
         assert_int_equal(rguard_check(a, RGUARD_CHECK_FULL, NULL), 0);
@@ -157,15 +156,15 @@ static void test_reset_is_a_fresh_arena(void** state)
         assert_int_equal(rguard_free(a, first), RGUARD_EWRONGARENA);
         assert_ptr_equal(make_slot(a, 100), first); /* same sequence, same addresses */
         assert_int_equal(first[0], 0);
-        uint8_t* big = make_slot(a, 20000); /* over pages that were guards before */
+        uint8_t *big = make_slot(a, 20000); /* over pages that were guards before */
         memset(big, 1, 20000);
     }
 }
 
-static void test_bad_options(void** state)
+static void test_bad_options(void **state)
 {
     (void)state;
-    rguard_arena* a = NULL;
+    rguard_arena *a = NULL;
     struct rguard_arena_options good = {.size = sizeof good, .bytes = 4096};
     struct rguard_arena_options o = good;
     assert_int_equal(rguard_arena_create(NULL, &a), -EINVAL);
@@ -184,7 +183,7 @@ static void test_bad_options(void** state)
     o.name = "a name of twenty-four chr";
     assert_int_equal(rguard_arena_create(&o, &a), -EINVAL);
     assert_null(a);
-    void* p = NULL;
+    void *p = NULL;
     assert_int_equal(rguard_alloc(packed, 0, &p), -EINVAL);
     assert_int_equal(rguard_alloc(NULL, 1, &p), -EINVAL);
     assert_int_equal(rguard_alloc(packed, 1, NULL), -EINVAL);
@@ -197,10 +196,10 @@ static void test_bad_options(void** state)
     rguard_arena_destroy(NULL);
 }
 
-static void test_256_arenas_and_no_more(void** state)
+static void test_256_arenas_and_no_more(void **state)
 {
     (void)state;
-    rguard_arena* many[RGUARD__ARENAS] = {NULL};
+    rguard_arena *many[RGUARD__ARENAS] = {NULL};
     struct rguard_arena_options o = {.size = sizeof o, .bytes = 4096};
     size_t n = 0;
     int rv = 0;
@@ -216,16 +215,15 @@ static void test_256_arenas_and_no_more(void** state)
     }
 }
 
-/* ---- what is refused --------------------------------------------------------------------------
- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
-static void test_double_free_is_refused(void** state)
+static void test_double_free_is_refused(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; i++) {
-        rguard_arena* a = i == 0 ? packed : guarded;
-        uint8_t* p = make_slot(a, 100);
-        uint8_t* other = make_slot(a, 100);
+        rguard_arena *a = i == 0 ? packed : guarded;
+        uint8_t *p = make_slot(a, 100);
+        uint8_t *other = make_slot(a, 100);
         assert_int_equal(rguard_free(a, p), 0);
         assert_int_equal(rguard_free(a, p), RGUARD_EDOUBLEFREE);
         struct rguard_violation v = last_record();
@@ -238,23 +236,23 @@ static void test_double_free_is_refused(void** state)
         assert_int_equal(v.frames[0], v.pc);
         assert_int_equal(stats_of(a).refused_frees, 1);
         assert_int_equal(rguard_free(a, other), 0);
-        uint8_t* again = make_slot(a, 100); /* handed out once only */
+        uint8_t *again = make_slot(a, 100); /* handed out once only */
         assert_ptr_not_equal(make_slot(a, 100), again);
         assert_int_equal(rguard_check(a, RGUARD_CHECK_FULL, NULL), 0);
     }
 }
 
-static void test_double_free_goes_through_with_the_detector_off(void** state)
+static void test_double_free_goes_through_with_the_detector_off(void **state)
 {
     (void)state;
     for (int kind = RGUARD_SLOTS_PACKED; kind <= RGUARD_SLOTS_GUARDED; kind++) {
         setenv("RGUARD_TEST_OFF", "double_free", 1);
-        rguard_arena* a = make_arena(kind, 1 << 20);
-        uint8_t* p = make_slot(a, 100);
+        rguard_arena *a = make_arena(kind, 1 << 20);
+        uint8_t *p = make_slot(a, 100);
         assert_int_equal(rguard_free(a, p), 0);
         assert_int_equal(rguard_free(a, p), 0);
         assert_ptr_equal(make_slot(a, 100), p);
-        void* q = NULL;
+        void *q = NULL;
         if (kind == RGUARD_SLOTS_GUARDED) { /* two owners */
             assert_int_equal(rguard_alloc(a, 100, &q), 0);
             assert_ptr_equal(q, p);
@@ -265,18 +263,18 @@ static void test_double_free_goes_through_with_the_detector_off(void** state)
     }
 }
 
-static void test_addresses_that_are_no_slot_are_refused(void** state)
+static void test_addresses_that_are_no_slot_are_refused(void **state)
 {
     (void)state;
     int local;
     for (int i = 0; i < 2; i++) {
-        rguard_arena* a = i == 0 ? packed : guarded;
-        rguard_arena* b = i == 0 ? guarded : packed;
-        uint8_t* p = make_slot(a, 100);
-        uint8_t* foreign = make_slot(b, 100);
-        void* wrong[] = {p + 1,          p + 16,   p - 16,      foreign,
-                         &local,         a->body,  a->body_end, a->body_end - 1,
-                         a->body - 1,    (void*)8, a,           (void*)(UINTPTR_MAX - 7),
+        rguard_arena *a = i == 0 ? packed : guarded;
+        rguard_arena *b = i == 0 ? guarded : packed;
+        uint8_t *p = make_slot(a, 100);
+        uint8_t *foreign = make_slot(b, 100);
+        void *wrong[] = {p + 1,          p + 16,    p - 16,      foreign,
+                         &local,         a->body,   a->body_end, a->body_end - 1,
+                         a->body - 1,    (void *)8, a,           (void *)(UINTPTR_MAX - 7),
                          p + (32 << 20), a->map};
         for (size_t k = 0; k < sizeof wrong / sizeof wrong[0]; k++) {
             assert_int_equal(rguard_free(a, wrong[k]), RGUARD_EWRONGARENA);
@@ -292,10 +290,9 @@ static void test_addresses_that_are_no_slot_are_refused(void** state)
     }
 }
 
-/* ---- what is noticed --------------------------------------------------------------------------
- */
+/* ---- what is noticed ------------------------------------------------------------------------- */
 
-static void expect_canary(rguard_arena* a, uint8_t* p)
+static void expect_canary(rguard_arena *a, uint8_t *p)
 {
     struct rguard_violation v;
     assert_int_equal(rguard_check(a, RGUARD_CHECK_FAST, NULL), 0);
@@ -307,11 +304,11 @@ static void expect_canary(rguard_arena* a, uint8_t* p)
     assert_int_equal(last_record().kind, RGUARD_V_CANARY);
 }
 
-static void test_one_byte_past_a_packed_slot_of_every_length(void** state)
+static void test_one_byte_past_a_packed_slot_of_every_length(void **state)
 {
     (void)state;
     for (size_t len = 1; len < 300; len++) {
-        uint8_t* p = make_slot(packed, len);
+        uint8_t *p = make_slot(packed, len);
         raw_store(p + len, 0); /* the terminator of a string */
         expect_canary(packed, p);
         assert_int_equal(rguard_arena_reset(packed), 0);
@@ -322,12 +319,12 @@ static void test_one_byte_past_a_packed_slot_of_every_length(void** state)
     }
 }
 
-static void test_every_byte_of_a_packed_header(void** state)
+static void test_every_byte_of_a_packed_header(void **state)
 {
     (void)state;
     for (size_t back = 1; back <= 16; back++) {
         for (int bit = 0; bit < 8; bit++) {
-            uint8_t* p = make_slot(packed, 40);
+            uint8_t *p = make_slot(packed, 40);
             raw_store(p - back, raw_load(p - back) ^ (uint8_t)(1u << bit));
             expect_canary(packed, p);
             assert_int_equal(rguard_slot_len(packed, p), 0);
@@ -336,11 +333,11 @@ static void test_every_byte_of_a_packed_header(void** state)
     }
 }
 
-static void test_an_overrun_into_the_neighbour_accuses_both(void** state)
+static void test_an_overrun_into_the_neighbour_accuses_both(void **state)
 {
     (void)state;
-    uint8_t* p = make_slot(packed, 40);
-    uint8_t* next = make_slot(packed, 40);
+    uint8_t *p = make_slot(packed, 40);
+    uint8_t *next = make_slot(packed, 40);
     assert_ptr_equal(next, p + 64);
     for (size_t i = 40; i < 64; i++) {
         raw_store(p + i, 0x41);
@@ -349,12 +346,12 @@ static void test_an_overrun_into_the_neighbour_accuses_both(void** state)
     assert_int_equal(rguard_free(packed, next), RGUARD_ECANARY);
 }
 
-static void test_overrun_is_not_noticed_with_canaries_off(void** state)
+static void test_overrun_is_not_noticed_with_canaries_off(void **state)
 {
     (void)state;
     setenv("RGUARD_TEST_OFF", "canary", 1);
-    rguard_arena* a = make_arena(RGUARD_SLOTS_PACKED, 1 << 20);
-    uint8_t* p = make_slot(a, 40);
+    rguard_arena *a = make_arena(RGUARD_SLOTS_PACKED, 1 << 20);
+    uint8_t *p = make_slot(a, 40);
     raw_store(p + 40, 0);
     assert_int_equal(rguard_check(a, RGUARD_CHECK_FULL, NULL), 0);
     assert_int_equal(rguard_free(a, p), 0);
@@ -366,12 +363,12 @@ static void test_overrun_is_not_noticed_with_canaries_off(void** state)
     rguard_arena_destroy(a);
 }
 
-static void test_underrun_of_a_guarded_slot(void** state)
+static void test_underrun_of_a_guarded_slot(void **state)
 {
     (void)state;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t back = 1; back <= page - 100; back += 41) {
-        uint8_t* p = make_slot(guarded, 100);
+        uint8_t *p = make_slot(guarded, 100);
         raw_store(p - back, (uint8_t)~raw_load(p - back));
         struct rguard_violation v;
         assert_int_equal(rguard_check(guarded, RGUARD_CHECK_FULL, &v), RGUARD_ECANARY);
@@ -381,16 +378,16 @@ static void test_underrun_of_a_guarded_slot(void** state)
     }
 }
 
-static void test_damaged_free_slot_is_not_handed_out(void** state)
+static void test_damaged_free_slot_is_not_handed_out(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; i++) {
-        rguard_arena* a = i == 0 ? packed : guarded;
+        rguard_arena *a = i == 0 ? packed : guarded;
         for (size_t at = 0; at < 16; at++) {
-            uint8_t* p = make_slot(a, 40);
+            uint8_t *p = make_slot(a, 40);
             assert_int_equal(rguard_free(a, p), 0);
             raw_store(p + at, (uint8_t)~raw_load(p + at)); /* through a stale pointer */
-            void* q = NULL;
+            void *q = NULL;
             assert_int_equal(rguard_alloc(a, 40, &q), RGUARD_ECANARY);
             assert_null(q);
             assert_int_equal(last_record().kind, RGUARD_V_CANARY);
@@ -400,11 +397,11 @@ static void test_damaged_free_slot_is_not_handed_out(void** state)
     }
 }
 
-static void test_magic_words(void** state)
+static void test_magic_words(void **state)
 {
     (void)state;
-    rguard_arena* a = packed;
-    uint8_t* near[] = {a->body - 1, a->body - 8, a->body_end, a->body_end + 7};
+    rguard_arena *a = packed;
+    uint8_t *near[] = {a->body - 1, a->body - 8, a->body_end, a->body_end + 7};
     struct rguard_violation v;
     for (size_t i = 0; i < 4; i++) { /* where an overrun arrives first: FAST sees it */
         uint8_t was = raw_load(near[i]);
@@ -415,7 +412,7 @@ static void test_magic_words(void** state)
         assert_string_equal(v.arena, "test");
         raw_store(near[i], was);
     }
-    uint8_t* far[] = {a->body - 9, a->body - rguard__page, a->body_end + 8,
+    uint8_t *far[] = {a->body - 9, a->body - rguard__page, a->body_end + 8,
                       a->body_end + rguard__page - 1};
     for (size_t i = 0; i < 4; i++) {
         uint8_t was = raw_load(far[i]);
@@ -427,20 +424,20 @@ static void test_magic_words(void** state)
     }
     assert_int_equal(rguard_check(a, RGUARD_CHECK_FULL, NULL), 0);
     setenv("RGUARD_TEST_OFF", "magic", 1);
-    rguard_arena* off = make_arena(RGUARD_SLOTS_PACKED, 4096);
+    rguard_arena *off = make_arena(RGUARD_SLOTS_PACKED, 4096);
     raw_store(off->body - 1, (uint8_t)~raw_load(off->body - 1));
     assert_int_equal(rguard_check(off, RGUARD_CHECK_FULL, NULL), 0);
     rguard_arena_destroy(off);
 }
 
 /* The kernel raises no signal when it is told to write into a guard. */
-static void test_kernel_refuses_to_write_into_a_guard(void** state)
+static void test_kernel_refuses_to_write_into_a_guard(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN("AddressSanitizer checks the buffers of read()");
     int fd = open("/dev/zero", O_RDONLY);
     assert_true(fd >= 0);
-    uint8_t* p = make_slot(guarded, 64);
+    uint8_t *p = make_slot(guarded, 64);
     volatile size_t len = 64;
     errno = 0;
     assert_int_equal(read(fd, p + len, len), -1);
@@ -449,12 +446,11 @@ static void test_kernel_refuses_to_write_into_a_guard(void** state)
     close(fd);
 }
 
-/* ---- long random use: no false alarm, nothing lost --------------------------------------------
- */
+/* ---- long random use: no false alarm, nothing lost ------------------------------------------- */
 
 #define LIVE 512u
 
-static uint64_t next_random(uint64_t* seed)
+static uint64_t next_random(uint64_t *seed)
 {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -462,15 +458,15 @@ static uint64_t next_random(uint64_t* seed)
     return *seed;
 }
 
-static void test_random_legal_use_raises_no_alarm(void** state)
+static void test_random_legal_use_raises_no_alarm(void **state)
 {
     (void)state;
     uint64_t seed = 20240607;
     for (int i = 0; i < 2; i++) {
-        rguard_arena* a = i == 0 ? packed : guarded;
+        rguard_arena *a = i == 0 ? packed : guarded;
         static struct
         {
-            uint8_t* p;
+            uint8_t *p;
             size_t len;
             uint8_t fill;
         } live[LIVE];
@@ -507,10 +503,9 @@ static void test_random_legal_use_raises_no_alarm(void** state)
     assert_int_equal(rguard_violation_next(&v, NULL), 0);
 }
 
-/* ---- the other kind of guard ------------------------------------------------------------------
- */
+/* ---- the other kind of guard ----------------------------------------------------------------- */
 
-static void test_again_with_mprotect_guards(void** state)
+static void test_again_with_mprotect_guards(void **state)
 {
     (void)state;
     if (getenv("RGUARD_FORCE") != NULL) {
@@ -523,7 +518,7 @@ static void test_again_with_mprotect_guards(void** state)
         setenv("RGUARD_FORCE", "no-madv-guard", 1);
         int null = open("/dev/null", O_WRONLY);
         dup2(null, STDOUT_FILENO);
-        execl("/proc/self/exe", "test_arena", (char*)NULL);
+        execl("/proc/self/exe", "test_arena", (char *)NULL);
         _exit(127);
     }
     int status = 0;

@@ -6,15 +6,14 @@
 
 #include <raftguard/crc32c.h>
 
-/* ---- node 3: anything goes --------------------------------------------------------------------
- */
+/* ---- node 3: anything goes ------------------------------------------------------------------- */
 
-static int raw_connect(const char* address)
+static int raw_connect(const char *address)
 {
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     sa.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr*)&sa, sizeof sa), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof sa), 0);
     fcntl(fd, F_SETFL, O_NONBLOCK);
     return fd;
 }
@@ -25,7 +24,7 @@ struct raw
     size_t len;
 };
 
-static void seal(uint8_t* head, size_t body)
+static void seal(uint8_t *head, size_t body)
 {
     uint32_t crc = rguard_crc32c(0, head, 12);
     crc = rguard_crc32c(crc, head + 16, HEAD - 16);
@@ -33,9 +32,9 @@ static void seal(uint8_t* head, size_t body)
 }
 
 /* Appends a frame with @body bytes of 0x5a from node @from to node 2. */
-static uint8_t* raw_frame(struct raw* r, uint16_t type, uint64_t from, uint64_t nonce, size_t body)
+static uint8_t *raw_frame(struct raw *r, uint16_t type, uint64_t from, uint64_t nonce, size_t body)
 {
-    uint8_t* p = r->bytes + r->len;
+    uint8_t *p = r->bytes + r->len;
     rguard__put32(p, 0x31464752u);
     rguard__put32(p + 4, 1u | (uint32_t)type << 16);
     rguard__put32(p + 8, (uint32_t)body);
@@ -48,19 +47,19 @@ static uint8_t* raw_frame(struct raw* r, uint16_t type, uint64_t from, uint64_t 
     return p;
 }
 
-static void raw_hello(struct raw* r)
+static void raw_hello(struct raw *r)
 {
     r->len = 0;
     raw_frame(r, HELLO, 3, NONCE(3), 0);
 }
 
 /* Sends and runs the loop until the other side closes, or until it clearly does not. */
-static bool raw_dropped(struct world* w, int fd, const void* bytes, size_t len)
+static bool raw_dropped(struct world *w, int fd, const void *bytes, size_t len)
 {
     size_t at = 0;
     for (unsigned quiet = 0; quiet < 200;) {
         char drop[64];
-        ssize_t n = at < len ? send(fd, (const uint8_t*)bytes + at, len - at, MSG_NOSIGNAL) : 0;
+        ssize_t n = at < len ? send(fd, (const uint8_t *)bytes + at, len - at, MSG_NOSIGNAL) : 0;
         at += n > 0 ? (size_t)n : 0;
         if (n < 0 && errno != EAGAIN) {
             return true;
@@ -77,7 +76,7 @@ static bool raw_dropped(struct world* w, int fd, const void* bytes, size_t len)
 
 /* A connection that begins with @r is dropped, counted once, delivers nothing, and 1 and 2 go on.
  */
-static void assert_rejected(struct world* w, const struct raw* r, const char* what)
+static void assert_rejected(struct world *w, const struct raw *r, const char *what)
 {
     unsigned frames = w->b.frames;
     uint64_t bad = w->b.c->ops->bad_frames(w->b.c);
@@ -92,9 +91,9 @@ static void assert_rejected(struct world* w, const struct raw* r, const char* wh
     assert_still_works(w);
 }
 
-static void test_raw_peer_can_talk(void** state)
+static void test_raw_peer_can_talk(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r;
     raw_hello(&r);
     raw_frame(&r, SOME_TYPE, 3, NONCE(3), 100);
@@ -116,9 +115,9 @@ static void test_raw_peer_can_talk(void** state)
     assert_int_equal(w->b.c->ops->nonce(w->b.c, 3), 0); /* gone with its connection */
 }
 
-static void test_before_hello(void** state)
+static void test_before_hello(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r = {.len = 0};
     raw_frame(&r, SOME_TYPE, 3, NONCE(3), 10);
     assert_rejected(w, &r, "a frame without HELLO");
@@ -134,7 +133,7 @@ static void test_before_hello(void** state)
     raw_frame(&r, HELLO, 2, NONCE(2), 0);
     assert_rejected(w, &r, "HELLO in the receiver's own name");
     r.len = 0;
-    uint8_t* p = raw_frame(&r, HELLO, 3, NONCE(3), 8);
+    uint8_t *p = raw_frame(&r, HELLO, 3, NONCE(3), 8);
     p[HEAD + 3] = '\0';
     seal(p, 8);
     assert_rejected(w, &r, "HELLO with a NUL in its address");
@@ -150,13 +149,13 @@ static void test_before_hello(void** state)
     assert_rejected(w, &r, "zeros");
 }
 
-static void test_after_hello(void** state)
+static void test_after_hello(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r;
     static const struct
     {
-        const char* what;
+        const char *what;
         size_t at; /* byte of the frame after HELLO */
         uint32_t value;
     } bad[] = {{"wrong magic", 0, 0x31464753u},
@@ -169,21 +168,21 @@ static void test_after_hello(void** state)
                {"nonce of another life", 32, NONCE(4)}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         raw_hello(&r);
-        uint8_t* p = raw_frame(&r, SOME_TYPE, 3, NONCE(3), 20);
+        uint8_t *p = raw_frame(&r, SOME_TYPE, 3, NONCE(3), 20);
         rguard__put32(p + bad[i].at, bad[i].value);
         seal(p, 20);
         assert_rejected(w, &r, bad[i].what);
     }
     raw_hello(&r);
-    uint8_t* p = raw_frame(&r, SOME_TYPE, 3, NONCE(3), 20);
+    uint8_t *p = raw_frame(&r, SOME_TYPE, 3, NONCE(3), 20);
     rguard__put32(p + 12, rguard__get32(p + 12) + 1);
     assert_rejected(w, &r, "wrong checksum");
 }
 
 /* One connection has one HELLO. A second one must not leave two owners of it. */
-static void test_second_hello(void** state)
+static void test_second_hello(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r;
     for (int again = 0; again < 3; again++) {
         raw_hello(&r);
@@ -197,9 +196,9 @@ static void test_second_hello(void** state)
 }
 
 /* A newer connection of the same peer replaces the older one, which is closed without a count. */
-static void test_newer_connection_wins(void** state)
+static void test_newer_connection_wins(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r;
     raw_hello(&r);
     int old = raw_connect(w->b.address);
@@ -218,7 +217,7 @@ static void test_newer_connection_wins(void** state)
 }
 
 /* Padding lets a length that was flipped upwards be satisfied, so that the checksum is asked. */
-static unsigned flips_delivered(struct world* w, size_t body, bool padded)
+static unsigned flips_delivered(struct world *w, size_t body, bool padded)
 {
     unsigned delivered = 0;
     struct raw good, r;
@@ -241,17 +240,17 @@ static unsigned flips_delivered(struct world* w, size_t body, bool padded)
     return delivered;
 }
 
-static void test_every_flipped_bit(void** state)
+static void test_every_flipped_bit(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     assert_int_equal(flips_delivered(w, 24, true), 0);
     assert_int_equal(w->b.c->ops->bad_frames(w->b.c), (HEAD + 24) * 8);
     assert_still_works(w);
 }
 
-static void test_every_flipped_bit_switched_off(void** state)
+static void test_every_flipped_bit_switched_off(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     switch_off("frame_crc");
     unsigned delivered = flips_delivered(w, 24, false);
     switch_on();
@@ -259,9 +258,9 @@ static void test_every_flipped_bit_switched_off(void** state)
     assert_true(delivered >= (24 + 4 + 1) * 8);
 }
 
-static void test_random_garbage(void** state)
+static void test_random_garbage(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     uint64_t rng = 11;
     for (int i = 0; i < 300; i++) {
         struct raw r;
@@ -276,9 +275,9 @@ static void test_random_garbage(void** state)
 }
 
 /* Half a frame and a close, half a frame and silence: nothing is delivered, nothing is counted. */
-static void test_half_a_frame(void** state)
+static void test_half_a_frame(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     struct raw r;
     raw_hello(&r);
     size_t hello = r.len;
@@ -297,9 +296,9 @@ static void test_half_a_frame(void** state)
     assert_int_equal(w->b.c->ops->bad_frames(w->b.c), 0);
 }
 
-static void test_too_many_connections(void** state)
+static void test_too_many_connections(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     int fds[80];
     unsigned dropped = 0;
     for (int i = 0; i < 80; i++) {

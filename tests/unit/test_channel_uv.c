@@ -3,12 +3,11 @@
  * restarts, ends, notices, timers, work. Those that do not are in test_channel_peers.c. */
 #include "channel_world.h"
 
-/* ---- node 1 to node 2 -------------------------------------------------------------------------
- */
+/* ---- node 1 to node 2 ------------------------------------------------------------------------ */
 
-static void on_ordered(void* user, uint64_t peer, uint16_t type, const uint8_t* body, size_t len)
+static void on_ordered(void *user, uint64_t peer, uint16_t type, const uint8_t *body, size_t len)
 {
-    struct node* n = user;
+    struct node *n = user;
     n->frames++;
     n->out_of_order |= peer != 1 || len < 8 || rguard__get64(body) != n->expect ||
                        type != SOME_TYPE + n->expect % 7;
@@ -18,9 +17,9 @@ static void on_ordered(void* user, uint64_t peer, uint16_t type, const uint8_t* 
     n->expect++;
 }
 
-static void test_frames_in_order(void** state)
+static void test_frames_in_order(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     uint8_t body[MAX_FRAME];
     uint64_t rng = 3;
     struct rguard_channel_config config = {.id = 2,
@@ -61,9 +60,9 @@ static void test_frames_in_order(void** state)
     assert_int_equal(w->sent_failed, 0);
 }
 
-static void test_what_peers_know_of_each_other(void** state)
+static void test_what_peers_know_of_each_other(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     assert_int_equal(w->a.c->ops->nonce(w->a.c, 2), NONCE(2));
     assert_int_equal(w->b.c->ops->nonce(w->b.c, 1), NONCE(1));
     assert_int_equal(w->b.c->ops->nonce(w->b.c, 3), 0);
@@ -74,9 +73,9 @@ static void test_what_peers_know_of_each_other(void** state)
     assert_int_equal(w->b.c->ops->bad_frames(w->b.c), 0);
 }
 
-static void test_what_cannot_be_sent(void** state)
+static void test_what_cannot_be_sent(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     static uint8_t body[2 * MAX_FRAME + 1];
     assert_int_equal(send_bytes(&w->a, 99, SOME_TYPE, body, 1), -ENOTCONN);
     assert_int_equal(send_bytes(&w->b, 3, SOME_TYPE, body, 1), -ENOTCONN);
@@ -90,10 +89,9 @@ static void test_what_cannot_be_sent(void** state)
     assert_int_equal(w->sent_ok + w->sent_failed, 1); /* refused ones never call back */
 }
 
-/* ---- addresses --------------------------------------------------------------------------------
- */
+/* ---- addresses ------------------------------------------------------------------------------- */
 
-static int try_address(struct world* w, const char* address)
+static int try_address(struct world *w, const char *address)
 {
     struct node n = {.w = w, .id = 9};
     int rv = open_node(&n, address, 1, MAX_FRAME);
@@ -107,13 +105,13 @@ static int try_address(struct world* w, const char* address)
     return rv;
 }
 
-static void test_addresses(void** state)
+static void test_addresses(void **state)
 {
-    struct world* w = *state;
-    static const char* const malformed[] = {
+    struct world *w = *state;
+    static const char *const malformed[] = {
         "",      "127.0.0.1",     "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "localhost:1",
         ":9001", "127.0.0.1:90x", "127.0.0:1x", "[::1]:9001"};
-    static const char* const foreign[] = {"0.0.0.0:9001", "10.0.0.1:9001", "8.8.8.8:9001",
+    static const char *const foreign[] = {"0.0.0.0:9001", "10.0.0.1:9001", "8.8.8.8:9001",
                                           "128.0.0.1:9001"};
     char address[256];
     for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++) {
@@ -130,16 +128,16 @@ static void test_addresses(void** state)
     assert_int_equal(try_address(w, address), 0);
 }
 
-static void test_busy_port(void** state)
+static void test_busy_port(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     char address[32];
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     assert_int_equal(try_address(w, w->a.address), -EADDRINUSE);
     uint16_t port = free_port();
     sa.sin_port = htons(port);
     int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(udp, (struct sockaddr*)&sa, sizeof sa), 0);
+    assert_int_equal(bind(udp, (struct sockaddr *)&sa, sizeof sa), 0);
     snprintf(address, sizeof address, "127.0.0.1:%u", port);
     assert_int_equal(try_address(w, address), -EADDRINUSE); /* TCP alone is no use */
     close(udp);
@@ -147,17 +145,16 @@ static void test_busy_port(void** state)
     assert_still_works(w);
 }
 
-/* ---- restarts and ends ------------------------------------------------------------------------
- */
+/* ---- restarts and ends ----------------------------------------------------------------------- */
 
-static bool a_lost_b(struct world* w)
+static bool a_lost_b(struct world *w)
 {
     return w->a.downs > 0;
 }
 
-static void test_peer_restarts(void** state)
+static void test_peer_restarts(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     assert_int_equal(w->a.ups, 1);
     close_node(&w->b);
     assert_true(run_until(w, a_lost_b, 2000));
@@ -179,9 +176,9 @@ static void test_peer_restarts(void** state)
 }
 
 /* A peer whose address changes is called at the new one; the old connection ends. */
-static void test_peer_moves(void** state)
+static void test_peer_moves(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     char old[32];
     strcpy(old, w->b.address);
     close_node(&w->b);
@@ -199,11 +196,11 @@ static void test_peer_moves(void** state)
     assert_still_works(w);
 }
 
-static void test_close_with_sends_in_flight(void** state)
+static void test_close_with_sends_in_flight(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     size_t len = 4u << 20;
-    uint8_t* body = malloc(len);
+    uint8_t *body = malloc(len);
     unsigned queued = 0;
     int rv = 0;
     memset(body, 'q', len);
@@ -228,17 +225,16 @@ static void test_close_with_sends_in_flight(void** state)
     w->a.c = NULL;
 }
 
-/* ---- the rest of the seam ---------------------------------------------------------------------
- */
+/* ---- the rest of the seam -------------------------------------------------------------------- */
 
-static bool b_noticed(struct world* w)
+static bool b_noticed(struct world *w)
 {
     return w->b.notices > 0;
 }
 
-static void test_notices(void** state)
+static void test_notices(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     int fd = w->a.c->ops->notice_fd(w->a.c, 2);
     assert_true(fd >= 0);
     assert_int_equal(w->a.c->ops->notice_fd(w->a.c, 99), -1);
@@ -252,15 +248,15 @@ static void test_notices(void** state)
     assert_int_equal(w->b.notices, 1);
 }
 
-static bool a_timer_fired(struct world* w)
+static bool a_timer_fired(struct world *w)
 {
     return w->a.timers > 0;
 }
 
-static void test_timers(void** state)
+static void test_timers(void **state)
 {
-    struct world* w = *state;
-    const struct rguard_channel_ops* ops = w->a.c->ops;
+    struct world *w = *state;
+    const struct rguard_channel_ops *ops = w->a.c->ops;
     uint64_t start = ops->now_ms(w->a.c);
     ops->arm(w->a.c, RGUARD_TIMER_PROBE, 30);
     ops->arm(w->a.c, RGUARD_TIMER_SOON, 5);
@@ -282,28 +278,28 @@ static struct
     unsigned done;
 } job;
 
-static void job_work(void* user)
+static void job_work(void *user)
 {
     (void)user;
     job.worker = uv_thread_self();
 }
 
-static void job_done(void* user)
+static void job_done(void *user)
 {
     (void)user;
     job.finisher = uv_thread_self();
     job.done++;
 }
 
-static bool job_is_done(struct world* w)
+static bool job_is_done(struct world *w)
 {
     (void)w;
     return job.done > 0;
 }
 
-static void test_work(void** state)
+static void test_work(void **state)
 {
-    struct world* w = *state;
+    struct world *w = *state;
     uv_thread_t self = uv_thread_self();
     job.done = 0;
     assert_int_equal(w->a.c->ops->work(w->a.c, job_work, job_done, NULL), 0);

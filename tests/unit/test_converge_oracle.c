@@ -32,7 +32,7 @@ static void event(unsigned node, double ms, uint32_t what, uint64_t term, uint64
                                     .index = index,
                                     .a = a};
     /* Kept in time order, as a ring is. */
-    struct cv_events* e = &t.ev[node - 1];
+    struct cv_events *e = &t.ev[node - 1];
     cv_events_add(e, &r);
     for (size_t i = e->n - 1; i > 0 && e->v[i - 1].ns > e->v[i].ns; i--) {
         struct rguard_trace_record swap = e->v[i];
@@ -66,14 +66,14 @@ static uint32_t op(unsigned node, double invoke, double reply, int kind, int out
     return seq;
 }
 
-static void forget_bit(struct cv_bits* b, uint32_t seq)
+static void forget_bit(struct cv_bits *b, uint32_t seq)
 {
     b->words[seq / 64] &= ~(1ull << (seq % 64));
 }
 
 static uint32_t old_write, new_write; /* register writes, acknowledged at -4.5 and +3.5 ms */
 
-static int good_run(void** state)
+static int good_run(void **state)
 {
     (void)state;
     t = (struct cv_trial){.nodes = 3,
@@ -124,7 +124,7 @@ static int good_run(void** state)
     return 0;
 }
 
-static int end_run(void** state)
+static int end_run(void **state)
 {
     (void)state;
     cv_trial_free(&t);
@@ -137,7 +137,7 @@ static void judge(void)
     cv_judge(&t, &m, &j);
 }
 
-static void expect(int verdict, const char* words)
+static void expect(int verdict, const char *words)
 {
     judge();
     if (j.verdict != verdict || (words != NULL && j.n_reasons == 0)) {
@@ -163,7 +163,7 @@ static void near(double a, double b)
 
 /* ---- times ----------------------------------------------------------------------------------- */
 
-static void the_good_run_is_correct(void** state)
+static void the_good_run_is_correct(void **state)
 {
     (void)state;
     expect(CV_CORRECT, NULL);
@@ -178,7 +178,7 @@ static void the_good_run_is_correct(void** state)
     assert_true(isnan(cv_ms(0, m.first_ack)));
 }
 
-static void an_ack_of_the_old_term_is_no_recovery(void** state)
+static void an_ack_of_the_old_term_is_no_recovery(void **state)
 {
     (void)state;
     op(1, 0.01, 0.02, CV_SET, CV_OK, -1); /* sent after the fault, answered by the old leader */
@@ -187,7 +187,7 @@ static void an_ack_of_the_old_term_is_no_recovery(void** state)
     near(cv_ms(m.fault, m.first_ack), 3.5);
 }
 
-static void a_write_sent_before_the_fault_is_no_recovery(void** state)
+static void a_write_sent_before_the_fault_is_no_recovery(void **state)
 {
     (void)state;
     op(2, -0.1, 2.5, CV_SET, CV_OK, -1);
@@ -195,7 +195,7 @@ static void a_write_sent_before_the_fault_is_no_recovery(void** state)
     near(cv_ms(m.fault, m.first_ack), 3.5);
 }
 
-static void any_ack_counts_when_a_follower_was_hit(void** state)
+static void any_ack_counts_when_a_follower_was_hit(void **state)
 {
     (void)state;
     t.leader_fault = false;
@@ -205,7 +205,7 @@ static void any_ack_counts_when_a_follower_was_hit(void** state)
     assert_int_equal(m.winner, 0);
 }
 
-static void a_timer_is_not_a_notice(void** state)
+static void a_timer_is_not_a_notice(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[1].n; i++) {
@@ -216,7 +216,7 @@ static void a_timer_is_not_a_notice(void** state)
     judge();
     assert_false(m.by_notice);
     for (size_t i = 0; i < t.ev[1].n; i++) {
-        struct rguard_trace_record* r = &t.ev[1].v[i];
+        struct rguard_trace_record *r = &t.ev[1].v[i];
         r->a = r->event == RGUARD_TRACE_CANDIDATE ? 1 : r->a;
         r->ns += r->event == RGUARD_TRACE_NOTICE_RECV ? MS : 0; /* after the candidacy */
     }
@@ -224,7 +224,7 @@ static void a_timer_is_not_a_notice(void** state)
     assert_false(m.by_notice);
 }
 
-static void no_convergence_without_rollback(void** state)
+static void no_convergence_without_rollback(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[0].n; i++) {
@@ -236,7 +236,7 @@ static void no_convergence_without_rollback(void** state)
     assert_true(m.converged == 0);
 }
 
-static void no_convergence_while_one_lags(void** state)
+static void no_convergence_while_one_lags(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[2].n; i++) {
@@ -247,14 +247,14 @@ static void no_convergence_while_one_lags(void** state)
     expect(CV_UNAVAILABLE, "one digest at one index");
 }
 
-static void a_killed_leader_converges_from_its_new_start(void** state)
+static void a_killed_leader_converges_from_its_new_start(void **state)
 {
     (void)state;
     t.fault_class = CV_FAULT_PROCESS;
     t.inject_ns = T0;
     t.violation[0] = '\0';
     for (size_t i = 0; i < t.ev[0].n; i++) {
-        struct rguard_trace_record* r = &t.ev[0].v[i];
+        struct rguard_trace_record *r = &t.ev[0].v[i];
         if (r->ns > T0 && r->event != RGUARD_TRACE_APPLIED) {
             r->event = RGUARD_TRACE_LADDER;
         }
@@ -269,7 +269,7 @@ static void a_killed_leader_converges_from_its_new_start(void** state)
 
 /* ---- planted lies ---------------------------------------------------------------------------- */
 
-static void lost_in_a_log(void** state)
+static void lost_in_a_log(void **state)
 {
     (void)state;
     forget_bit(&t.in_log[2], new_write);
@@ -277,7 +277,7 @@ static void lost_in_a_log(void** state)
     assert_true(j.lost == 1);
 }
 
-static void lost_in_the_state(void** state)
+static void lost_in_the_state(void **state)
 {
     (void)state;
     uint32_t seq = op(2, 6, 6.5, CV_SET, CV_OK, -1);
@@ -286,7 +286,7 @@ static void lost_in_the_state(void** state)
     assert_true(j.lost == 1);
 }
 
-static void a_log_that_cannot_be_read(void** state)
+static void a_log_that_cannot_be_read(void **state)
 {
     (void)state;
     t.log_read[1] = false;
@@ -294,7 +294,7 @@ static void a_log_that_cannot_be_read(void** state)
     expect(CV_UNSAFE, "log of node 2 cannot be read: segment 1");
 }
 
-static void digests_differ_at_an_index(void** state)
+static void digests_differ_at_an_index(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[0].n; i++) {
@@ -305,49 +305,49 @@ static void digests_differ_at_an_index(void** state)
     expect(CV_UNSAFE, "at index 1007");
 }
 
-static void digests_differ_at_the_end(void** state)
+static void digests_differ_at_the_end(void **state)
 {
     (void)state;
     t.final[2].digest ^= 1;
     expect(CV_UNSAFE, "at the end, index 1020");
 }
 
-static void a_node_does_not_answer(void** state)
+static void a_node_does_not_answer(void **state)
 {
     (void)state;
     t.final[1].answered = false;
     expect(CV_UNAVAILABLE, "node 2 did not answer");
 }
 
-static void a_node_stays_behind(void** state)
+static void a_node_stays_behind(void **state)
 {
     (void)state;
     t.final[1].applied--;
     expect(CV_UNAVAILABLE, "node 2 at 1019");
 }
 
-static void two_leaders_in_one_term(void** state)
+static void two_leaders_in_one_term(void **state)
 {
     (void)state;
     event(3, 2.2, RGUARD_TRACE_LEADER, 3, 0, 0);
     expect(CV_UNSAFE, "nodes 2 and 3 both led term 3");
 }
 
-static void applied_while_contained(void** state)
+static void applied_while_contained(void **state)
 {
     (void)state;
     event(1, 0.5, RGUARD_TRACE_APPLIED, 2, 1001, digest_at(1001));
     expect(CV_UNSAFE, "recorded 'applied' while it was contained");
 }
 
-static void acknowledged_before_it_takes_part(void** state)
+static void acknowledged_before_it_takes_part(void **state)
 {
     (void)state;
     event(1, 4.5, RGUARD_TRACE_ACK, 2, 1001, 7); /* after the rollback, still muted */
     expect(CV_UNSAFE, "recorded 'ack' while it was contained");
 }
 
-static void rolled_back_to_another_state(void** state)
+static void rolled_back_to_another_state(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[0].n; i++) {
@@ -359,35 +359,35 @@ static void rolled_back_to_another_state(void** state)
     expect(CV_UNSAFE, "at index 1000");
 }
 
-static void acknowledged_while_contained(void** state)
+static void acknowledged_while_contained(void **state)
 {
     (void)state;
     op(1, 0.1, 0.6, CV_SET, CV_OK, -1);
     expect(CV_UNSAFE, "while it was contained");
 }
 
-static void an_answer_on_its_way_is_no_crime(void** state)
+static void an_answer_on_its_way_is_no_crime(void **state)
 {
     (void)state;
     op(1, -0.2, 0.6, CV_SET, CV_OK, -1); /* sent before the containment */
     expect(CV_CORRECT, NULL);
 }
 
-static void stale_read(void** state)
+static void stale_read(void **state)
 {
     (void)state;
     op(1, 4, 4.2, CV_GET_REGISTER, CV_OK, old_write);
     expect(CV_UNSAFE, "stale read at node 1");
 }
 
-static void nil_after_a_write_is_stale(void** state)
+static void nil_after_a_write_is_stale(void **state)
 {
     (void)state;
     op(1, 4, 4.2, CV_GET_REGISTER, CV_OK, -1);
     expect(CV_UNSAFE, "returned write -1");
 }
 
-static void concurrent_read_may_be_old(void** state)
+static void concurrent_read_may_be_old(void **state)
 {
     (void)state;
     op(1, 3.4, 4.2, CV_GET_REGISTER, CV_OK, old_write); /* began before the ack at 3.5 */
@@ -395,14 +395,14 @@ static void concurrent_read_may_be_old(void** state)
     expect(CV_CORRECT, NULL);
 }
 
-static void old_final_register(void** state)
+static void old_final_register(void **state)
 {
     (void)state;
     t.final_register = old_write;
     expect(CV_UNSAFE, "final register");
 }
 
-static void nothing_noticed(void** state)
+static void nothing_noticed(void **state)
 {
     (void)state;
     t.violation[0] = '\0';
@@ -414,14 +414,14 @@ static void nothing_noticed(void** state)
     expect(CV_UNSAFE, "nothing noticed it");
 }
 
-static void record_without_the_address(void** state)
+static void record_without_the_address(void **state)
 {
     (void)state;
     memcpy(strstr(t.violation, "pc="), "xx=", 3);
     expect(CV_UNAVAILABLE, "'pc='");
 }
 
-static void the_fault_did_not_happen(void** state)
+static void the_fault_did_not_happen(void **state)
 {
     (void)state;
     for (size_t i = 0; i < t.ev[0].n; i++) {
@@ -432,7 +432,7 @@ static void the_fault_did_not_happen(void** state)
     expect(CV_UNAVAILABLE, "never carried out");
 }
 
-static void somebody_died(void** state)
+static void somebody_died(void **state)
 {
     (void)state;
     t.died_wrongly = 1;
@@ -442,7 +442,7 @@ static void somebody_died(void** state)
     expect(CV_CORRECT, NULL);
 }
 
-static void overrun_ring_is_not_silent(void** state)
+static void overrun_ring_is_not_silent(void **state)
 {
     (void)state;
     t.lost_records = 3;

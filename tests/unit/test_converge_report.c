@@ -20,14 +20,14 @@ static struct cv_machine machine;
 static struct cv_report report;
 static struct cv_row rows[6];
 
-static void event(struct cv_trial* t, unsigned node, double ms, uint32_t what, uint64_t a)
+static void event(struct cv_trial *t, unsigned node, double ms, uint32_t what, uint64_t a)
 {
     struct rguard_trace_record r = {.ns = (uint64_t)((double)T0 + ms * 1e6), .event = what, .a = a};
     cv_events_add(&t->ev[node - 1], &r);
 }
 
 /* One run of @row whose writes came back after @ms. */
-static void add_run(struct cv_row* row, unsigned number, double ms, int verdict)
+static void add_run(struct cv_row *row, unsigned number, double ms, int verdict)
 {
     bool memory = row->fault->fault_class == CV_FAULT_MEMORY && row->system == CV_RAFTGUARD;
     struct cv_trial t = {.nodes = 3,
@@ -36,7 +36,7 @@ static void add_run(struct cv_row* row, unsigned number, double ms, int verdict)
                          .leader_fault = true,
                          .guarded = row->system == CV_RAFTGUARD};
     struct cv_run run = {.number = number, .fired = true, .victim = 1};
-    struct cv_times* m = &run.times;
+    struct cv_times *m = &run.times;
     *m = (struct cv_times){.fault = T0,
                            .leader = T0 + (uint64_t)(ms * 0.7e6),
                            .first_ack = T0 + (uint64_t)(ms * 1e6),
@@ -83,7 +83,7 @@ static void add_run(struct cv_row* row, unsigned number, double ms, int verdict)
     cv_trial_free(&t);
 }
 
-static int make_report(void** state)
+static int make_report(void **state)
 {
     (void)state;
     options = (struct cv_options){.roles = {true, false},
@@ -101,7 +101,7 @@ static int make_report(void** state)
     for (size_t f = 0; f < 3 && cv_faults[f].name != NULL; f++) {
         options.faults[options.n_faults++] = &cv_faults[f];
         for (int system = 0; system < 2; system++) {
-            struct cv_row* row = &rows[2 * f + (size_t)system];
+            struct cv_row *row = &rows[2 * f + (size_t)system];
             *row = (struct cv_row){.system = system, .fault = &cv_faults[f]};
             for (unsigned i = 0; i < 12; i++) {
                 bool quick = system == CV_RAFTGUARD && cv_faults[f].failpoint != NULL;
@@ -117,7 +117,7 @@ static int make_report(void** state)
     return 0;
 }
 
-static int free_report(void** state)
+static int free_report(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 6; i++) {
@@ -128,14 +128,14 @@ static int free_report(void** state)
     return 0;
 }
 
-static void has(const struct cv_text* t, const char* words)
+static void has(const struct cv_text *t, const char *words)
 {
     if (strstr(t->data, words) == NULL) {
         fail_msg("'%s' is missing", words);
     }
 }
 
-static void first_line_says_it_all(void** state)
+static void first_line_says_it_all(void **state)
 {
     (void)state;
     struct cv_text t = {0};
@@ -154,10 +154,10 @@ static void first_line_says_it_all(void** state)
     cv_text_free(&t);
 }
 
-static void json_has_the_contract(void** state)
+static void json_has_the_contract(void **state)
 {
     (void)state;
-    static const char* const keys[] = {"\"schema\": \"raftguard.converge/1\"",
+    static const char *const keys[] = {"\"schema\": \"raftguard.converge/1\"",
                                        "\"version\"",
                                        "\"commit\"",
                                        "\"seed\": \"0x5eed\"",
@@ -206,7 +206,7 @@ static void json_has_the_contract(void** state)
     assert_null(strstr(t.data, "nan"));
     assert_null(strstr(t.data, "inf"));
     long depth = 0;
-    for (const char* p = t.data; *p != '\0'; p++) {
+    for (const char *p = t.data; *p != '\0'; p++) {
         depth += *p == '{' || *p == '[' ? 1 : *p == '}' || *p == ']' ? -1 : 0;
         assert_true(depth >= 0);
     }
@@ -214,7 +214,7 @@ static void json_has_the_contract(void** state)
     cv_text_free(&t);
 }
 
-static void html_is_whole(void** state)
+static void html_is_whole(void **state)
 {
     (void)state;
     add_run(&rows[0], 12, 3, CV_UNSAFE);
@@ -235,7 +235,7 @@ static void html_is_whole(void** state)
 }
 
 /* A row in which nothing ever worked must still be drawn. */
-static void html_of_failures_only(void** state)
+static void html_of_failures_only(void **state)
 {
     (void)state;
     cv_row_free(&rows[0]);
@@ -255,7 +255,7 @@ static void html_of_failures_only(void** state)
     cv_text_free(&out);
 }
 
-static void exit_codes(void** state)
+static void exit_codes(void **state)
 {
     (void)state;
     assert_int_equal(cv_exit_code(&report), 0);
@@ -269,7 +269,7 @@ static void exit_codes(void** state)
     assert_int_equal(cv_exit_code(&report), 5);
 }
 
-static void a_run_that_did_not_fire_is_redone(void** state)
+static void a_run_that_did_not_fire_is_redone(void **state)
 {
     (void)state;
     struct cv_run run = {.fired = false};
@@ -278,7 +278,7 @@ static void a_run_that_did_not_fire_is_redone(void** state)
     assert_true(rows[0].redone == 1 && rows[0].n_runs == 12 && rows[0].correct == 12);
 }
 
-static void fast_means_notice_and_before_the_timer(void** state)
+static void fast_means_notice_and_before_the_timer(void **state)
 {
     (void)state;
     struct cv_trial t = {.nodes = 3, .victim = 1, .leader_fault = true};
@@ -293,7 +293,7 @@ static void fast_means_notice_and_before_the_timer(void** state)
     assert_false(run.fast);
 }
 
-static void labels_never_overlap(void** state)
+static void labels_never_overlap(void **state)
 {
     (void)state;
     struct cv_labels l = {.n = 0};
@@ -313,7 +313,7 @@ static void labels_never_overlap(void** state)
     assert_true(l.rows > 1);
 }
 
-static void faults_and_names(void** state)
+static void faults_and_names(void **state)
 {
     (void)state;
     assert_non_null(cv_fault_find("oob_write,kill", 9));

@@ -21,7 +21,7 @@
 #define CAPACITY 16u
 
 /* Writes @n records with index from @first on, in a process of its own, as a node would. */
-static void write_records(const struct cv_ring* r, uint64_t first, unsigned n)
+static void write_records(const struct cv_ring *r, uint64_t first, unsigned n)
 {
     char path[64];
     cv_ring_path(r, path, sizeof path);
@@ -41,7 +41,7 @@ static void write_records(const struct cv_ring* r, uint64_t first, unsigned n)
     assert_true(WIFSIGNALED(status));
 }
 
-static void records_survive_the_writer(void** state)
+static void records_survive_the_writer(void **state)
 {
     (void)state;
     struct cv_ring r;
@@ -61,7 +61,7 @@ static void records_survive_the_writer(void** state)
     cv_ring_close(&r);
 }
 
-static void overrun_is_counted(void** state)
+static void overrun_is_counted(void **state)
 {
     (void)state;
     struct cv_ring r;
@@ -75,7 +75,7 @@ static void overrun_is_counted(void** state)
     cv_ring_close(&r);
 }
 
-static void unfinished_record_is_given_up(void** state)
+static void unfinished_record_is_given_up(void **state)
 {
     (void)state;
     struct cv_ring r;
@@ -83,7 +83,7 @@ static void unfinished_record_is_given_up(void** state)
     assert_int_equal(cv_ring_create(&r, CAPACITY), 0);
     write_records(&r, 0, 2);
     /* A writer that claimed number 2 and died. */
-    struct rguard_trace_header* h = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, 0);
+    struct rguard_trace_header *h = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, 0);
     assert_true(h != MAP_FAILED);
     h->head++;
     cv_ring_read(&r, &e);
@@ -99,10 +99,10 @@ static void unfinished_record_is_given_up(void** state)
 
 /* ---- replies --------------------------------------------------------------------------------- */
 
-static void replies_are_whole_or_not_at_all(void** state)
+static void replies_are_whole_or_not_at_all(void **state)
 {
     (void)state;
-    static const char* const whole[] = {"+OK\r\n",    "-MOVED 0 127.0.0.1:7\r\n",
+    static const char *const whole[] = {"+OK\r\n",    "-MOVED 0 127.0.0.1:7\r\n",
                                         ":12\r\n",    "$-1\r\n",
                                         "$0\r\n\r\n", "$5\r\na\r\nbc\r\n"};
     struct cv_reply r;
@@ -118,11 +118,11 @@ static void replies_are_whole_or_not_at_all(void** state)
     assert_true(cv_resp_is(&r, "MOVED") && !cv_resp_is(&r, "MOVEDX"));
 }
 
-static void garbage_is_no_reply(void** state)
+static void garbage_is_no_reply(void **state)
 {
     (void)state;
     struct cv_reply r;
-    static const char* const bad[] = {"HTTP/1.1\r\n",     "\n",    "$x\r\n", "$-2\r\n",
+    static const char *const bad[] = {"HTTP/1.1\r\n",     "\n",    "$x\r\n", "$-2\r\n",
                                       "$99999999999\r\n", "+OK\n", "*1\r\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(cv_resp_parse(bad[i], strlen(bad[i]), &r), -1);
@@ -133,10 +133,10 @@ static void garbage_is_no_reply(void** state)
     assert_int_equal(cv_resp_parse(endless, sizeof endless, &r), -1);
 }
 
-static void info_fields(void** state)
+static void info_fields(void **state)
 {
     (void)state;
-    const char* info = "# Replica\r\nrole:leader\r\nterm:7\r\nxterm:8\r\ndigest:00ff\r\nbad:1x\r\n";
+    const char *info = "# Replica\r\nrole:leader\r\nterm:7\r\nxterm:8\r\ndigest:00ff\r\nbad:1x\r\n";
     char role[16];
     uint64_t v;
     assert_true(cv_info_text(info, "role", role, sizeof role));
@@ -147,7 +147,7 @@ static void info_fields(void** state)
     assert_false(cv_info_uint(info, "missing", 10, &v));
 }
 
-static void values_are_found_in_any_envelope(void** state)
+static void values_are_found_in_any_envelope(void **state)
 {
     (void)state;
     char data[400] = "\x01\x02=9.1=", value[80];

@@ -14,7 +14,7 @@
 #include "stats.h"
 #include "text.h"
 
-static void quantiles_are_samples(void** state)
+static void quantiles_are_samples(void **state)
 {
     (void)state;
     struct cv_samples s = {0};
@@ -28,7 +28,7 @@ static void quantiles_are_samples(void** state)
     cv_samples_free(&s);
 }
 
-static void one_sample_is_every_quantile(void** state)
+static void one_sample_is_every_quantile(void **state)
 {
     (void)state;
     struct cv_samples s = {0};
@@ -38,14 +38,14 @@ static void one_sample_is_every_quantile(void** state)
     cv_samples_free(&s);
 }
 
-static void no_sample_no_figure(void** state)
+static void no_sample_no_figure(void **state)
 {
     (void)state;
     struct cv_summary m = cv_summarise(&(struct cv_samples){0});
     assert_true(isnan(m.min) && isnan(m.p50) && isnan(m.p95) && isnan(m.p99) && isnan(m.max));
 }
 
-static void p99_needs_a_thousand(void** state)
+static void p99_needs_a_thousand(void **state)
 {
     (void)state;
     struct cv_samples s = {0};
@@ -58,7 +58,7 @@ static void p99_needs_a_thousand(void** state)
     cv_samples_free(&s);
 }
 
-static void seed_decides_the_stream(void** state)
+static void seed_decides_the_stream(void **state)
 {
     (void)state;
     uint64_t a = 5, b = 5, c = 6;
@@ -69,7 +69,7 @@ static void seed_decides_the_stream(void** state)
     }
 }
 
-static void json_is_well_formed(void** state)
+static void json_is_well_formed(void **state)
 {
     (void)state;
     struct cv_text t = {0};
@@ -94,7 +94,7 @@ static void json_is_well_formed(void** state)
     cv_text_free(&t);
 }
 
-static void html_is_escaped(void** state)
+static void html_is_escaped(void **state)
 {
     (void)state;
     struct cv_text t = {0};
@@ -103,7 +103,7 @@ static void html_is_escaped(void** state)
     cv_text_free(&t);
 }
 
-static void files_appear_whole(void** state)
+static void files_appear_whole(void **state)
 {
     (void)state;
     char dir[] = "/tmp/test-converge-XXXXXX", path[64], tmp[80], back[16] = "";
@@ -113,7 +113,7 @@ static void files_appear_whole(void** state)
     struct cv_text t = {0};
     cv_text_add(&t, "%s", "content");
     assert_int_equal(cv_text_save(&t, path), 0);
-    FILE* f = fopen(path, "re");
+    FILE *f = fopen(path, "re");
     assert_non_null(f);
     assert_non_null(fgets(back, sizeof back, f));
     fclose(f);

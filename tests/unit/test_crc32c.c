@@ -17,10 +17,10 @@
 #define CHECK_VALUE 0xe3069283u
 #define LONGEST     4200u /* takes the three streams through short, whole and second rounds */
 
-static const struct crc32c_backend* usable[8];
+static const struct crc32c_backend *usable[8];
 static size_t n_usable;
 
-static uint32_t by_definition(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t by_definition(uint32_t s, const uint8_t *p, size_t len)
 {
     while (len-- > 0) {
         s ^= *p++;
@@ -39,14 +39,14 @@ static uint32_t random_below(uint32_t n)
     return (uint32_t)((random_state >> 33) % n);
 }
 
-static void fill(uint8_t* p, size_t len)
+static void fill(uint8_t *p, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
         p[i] = (uint8_t)random_below(256);
     }
 }
 
-static int list_backends(void** state)
+static int list_backends(void **state)
 {
     (void)state;
     for (size_t i = 0; rguard__crc32c_backends[i] != NULL; i++) {
@@ -67,7 +67,7 @@ static int list_backends(void** state)
     } while (0)
 
 /* @source RFC 3720, appendix B.4. */
-static void test_published_vectors(void** state)
+static void test_published_vectors(void **state)
 {
     (void)state;
     uint8_t zeros[32] = {0}, ones[32], up[32], down[32];
@@ -78,7 +78,7 @@ static void test_published_vectors(void** state)
     }
     for (size_t b = 0; b < n_usable; b++) {
         crc32c_fn run = usable[b]->run;
-        assert_sum(usable[b], ~run(~0u, (const uint8_t*)"123456789", 9), CHECK_VALUE, 9, 0);
+        assert_sum(usable[b], ~run(~0u, (const uint8_t *)"123456789", 9), CHECK_VALUE, 9, 0);
         assert_sum(usable[b], ~run(~0u, zeros, 32), 0x8a9136aau, 32, 0);
         assert_sum(usable[b], ~run(~0u, ones, 32), 0x62a8ab43u, 32, 0);
         assert_sum(usable[b], ~run(~0u, up, 32), 0x46dd794eu, 32, 0);
@@ -90,7 +90,7 @@ static void test_published_vectors(void** state)
 
 /* The data moves instead of the sum's start, so that one pass of the definition serves all sixteen
  * alignments of a length. */
-static void test_every_length_and_alignment(void** state)
+static void test_every_length_and_alignment(void **state)
 {
     (void)state;
     _Alignas(64) static uint8_t room[LONGEST + 64];
@@ -113,7 +113,7 @@ static void test_every_length_and_alignment(void** state)
 }
 
 /* Each piece by another back end, so that states are interchangeable. */
-static void test_random_splits(void** state)
+static void test_random_splits(void **state)
 {
     (void)state;
     static uint8_t data[20000];
@@ -122,7 +122,7 @@ static void test_random_splits(void** state)
         size_t len = random_below(round % 10 == 0 ? sizeof data : 1500), at = 0;
         size_t from = random_below((uint32_t)(sizeof data - len));
         uint32_t want = rguard__crc32c_slice8.run(~0u, data + from, len), sum = ~0u, public = 0;
-        const struct crc32c_backend* last = usable[0];
+        const struct crc32c_backend *last = usable[0];
         while (at < len) {
             size_t piece = random_below((uint32_t)(len - at)) + 1;
             last = usable[random_below((uint32_t)n_usable)];
@@ -135,7 +135,7 @@ static void test_random_splits(void** state)
     }
 }
 
-static void test_every_split_of_a_short_input(void** state)
+static void test_every_split_of_a_short_input(void **state)
 {
     (void)state;
     uint8_t data[600];
@@ -152,11 +152,11 @@ static void test_every_split_of_a_short_input(void** state)
     }
 }
 
-static void test_large_buffer(void** state)
+static void test_large_buffer(void **state)
 {
     (void)state;
     size_t len = (1u << 20) + 13;
-    uint8_t* data = malloc(len);
+    uint8_t *data = malloc(len);
     assert_non_null(data);
     fill(data, len);
     uint32_t want = by_definition(~0u, data, len);
@@ -166,7 +166,7 @@ static void test_large_buffer(void** state)
     free(data);
 }
 
-static void test_any_flipped_bit_shows(void** state)
+static void test_any_flipped_bit_shows(void **state)
 {
     (void)state;
     uint8_t data[64];
@@ -191,23 +191,23 @@ static bool no(void)
     return false;
 }
 
-static uint32_t wrong_from_the_start(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t wrong_from_the_start(uint32_t s, const uint8_t *p, size_t len)
 {
     return rguard__crc32c_slice8.run(s, p, len) ^ 1u;
 }
 
 /* Right for the check value, wrong where a faster loop would begin. */
-static uint32_t wrong_when_long(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t wrong_when_long(uint32_t s, const uint8_t *p, size_t len)
 {
     return rguard__crc32c_slice8.run(s, p, len) ^ (len >= 200 ? 0x80u : 0);
 }
 
-static uint32_t wrong_when_unaligned(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t wrong_when_unaligned(uint32_t s, const uint8_t *p, size_t len)
 {
     return rguard__crc32c_slice8.run(s, p, len) ^ (len > 9 && (uintptr_t)p % 4 != 0);
 }
 
-static uint32_t must_not_run(uint32_t s, const uint8_t* p, size_t len)
+static uint32_t must_not_run(uint32_t s, const uint8_t *p, size_t len)
 {
     (void)p;
     (void)len;
@@ -215,16 +215,16 @@ static uint32_t must_not_run(uint32_t s, const uint8_t* p, size_t len)
     return s;
 }
 
-static const char* choice_of(const struct crc32c_backend* first)
+static const char *choice_of(const struct crc32c_backend *first)
 {
     static const struct crc32c_backend good = {"good", yes, NULL};
     struct crc32c_backend second = good;
     second.run = rguard__crc32c_slice8.run;
-    const struct crc32c_backend* list[] = {first, &second, NULL};
+    const struct crc32c_backend *list[] = {first, &second, NULL};
     return rguard__crc32c_choose(list)->name;
 }
 
-static void test_a_back_end_that_fails_its_test_is_not_used(void** state)
+static void test_a_back_end_that_fails_its_test_is_not_used(void **state)
 {
     (void)state;
     const struct crc32c_backend bad[] = {{"start", yes, wrong_from_the_start},
@@ -233,7 +233,7 @@ static void test_a_back_end_that_fails_its_test_is_not_used(void** state)
                                          {"absent", no, must_not_run}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_string_equal(choice_of(&bad[i]), "good");
-        const struct crc32c_backend* only[] = {&bad[i], NULL};
+        const struct crc32c_backend *only[] = {&bad[i], NULL};
         assert_string_equal(rguard__crc32c_choose(only)->name, "slice8");
     }
     for (size_t b = 0; b < n_usable; b++) {
@@ -241,19 +241,19 @@ static void test_a_back_end_that_fails_its_test_is_not_used(void** state)
     }
 }
 
-static void* ask(void* name)
+static void *ask(void *name)
 {
-    *(const char**)name =
+    *(const char **)name =
         rguard_crc32c(0, "123456789", 9) == CHECK_VALUE ? rguard_crc32c_backend() : "wrong sum";
     return NULL;
 }
 
 /* First in the group: the first call of the process is made by four threads. */
-static void test_first_calls_at_once(void** state)
+static void test_first_calls_at_once(void **state)
 {
     (void)state;
     pthread_t threads[4];
-    const char* names[4];
+    const char *names[4];
     for (size_t i = 0; i < 4; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, ask, &names[i]), 0);
     }

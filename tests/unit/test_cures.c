@@ -10,15 +10,15 @@
 
 #include <cmocka.h>
 
-static int setup(void** state)
+static int setup(void **state)
 {
-    struct shell* s = malloc(sizeof *s);
+    struct shell *s = malloc(sizeof *s);
     shell_init(s, 1, 3);
     *state = s;
     return rguard__handover_open(&s->rep);
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     switch_on();
     shell_fini(*state);
@@ -53,26 +53,25 @@ static struct raft_message result_of(uint64_t from, raft_term term, raft_index r
                                  .append_entries_result = {term, rejected, last}};
 }
 
-/* ---- D8: an old leader is remembered, and votes are refused for its sake -----------------------
- */
+/* ---- D8: an old leader is remembered, and votes are refused for its sake --------------------- */
 
 /* Whether a request that arrives now would be allowed to disrupt the leader. */
-static bool disrupts(struct shell* s)
+static bool disrupts(struct shell *s)
 {
     struct raft_message m = vote_request(s->raft.current_term + 1);
     assert_true(rguard__cure_incoming(&s->rep, &m));
     return m.request_vote.disrupt_leader;
 }
 
-static void hear_leader(struct shell* s)
+static void hear_leader(struct shell *s)
 {
     struct raft_message m = append_of(s->raft.current_term, 0, 0, 0);
     assert_true(rguard__cure_incoming(&s->rep, &m));
 }
 
-static void test_d8_after_an_election_timeout(void** state)
+static void test_d8_after_an_election_timeout(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     shell_follow(s, 2, 2);
     hear_leader(s);
     assert_false(disrupts(s));
@@ -87,9 +86,9 @@ static void test_d8_after_an_election_timeout(void** state)
     assert_false(disrupts(s));
 }
 
-static void test_d8_snapshot_is_a_sign_of_life(void** state)
+static void test_d8_snapshot_is_a_sign_of_life(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     struct raft_message m = {.type = RAFT_IO_INSTALL_SNAPSHOT,
                              .server_id = 2,
                              .install_snapshot = {.term = 2, .last_index = 7, .last_term = 2}};
@@ -100,9 +99,9 @@ static void test_d8_snapshot_is_a_sign_of_life(void** state)
 }
 
 /* The message of a leader that has been replaced says nothing about the present one. */
-static void test_d8_stale_leader_is_no_sign_of_life(void** state)
+static void test_d8_stale_leader_is_no_sign_of_life(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     shell_follow(s, 2, 5);
     hear_leader(s);
     s->net.now_ms += SHELL_ELECTION;
@@ -116,9 +115,9 @@ static void test_d8_stale_leader_is_no_sign_of_life(void** state)
 }
 
 /* A leader hears no leader, ever; a candidate is asked by rivals, not by heirs. */
-static void test_d8_followers_only(void** state)
+static void test_d8_followers_only(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     shell_lead(s, 2);
     s->net.now_ms += 100 * SHELL_ELECTION;
     assert_false(disrupts(s));
@@ -129,9 +128,9 @@ static void test_d8_followers_only(void** state)
 }
 
 /* The flag is only ever added: a transfer or a notice has set it for itself. */
-static void test_d8_keeps_the_flag_of_others(void** state)
+static void test_d8_keeps_the_flag_of_others(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     struct raft_message m = vote_request(3);
     shell_follow(s, 2, 2);
     hear_leader(s);
@@ -140,11 +139,10 @@ static void test_d8_keeps_the_flag_of_others(void** state)
     assert_true(m.request_vote.disrupt_leader);
 }
 
-/* ---- D11: old entries committed by counting replicas ------------------------------------------
- */
+/* ---- D11: old entries committed by counting replicas ----------------------------------------- */
 
 /* Leader of term 3 with 4 entries of term 2 and its barrier, index 5, not yet durable. */
-static void lead_with_barrier(struct shell* s)
+static void lead_with_barrier(struct shell *s)
 {
     for (int i = 0; i < 4; i++) {
         shell_append(s, 2, true);
@@ -154,14 +152,14 @@ static void lead_with_barrier(struct shell* s)
     s->rep.cures.barrier_index = 5;
 }
 
-static bool passes(struct shell* s, struct raft_message m)
+static bool passes(struct shell *s, struct raft_message m)
 {
     return rguard__cure_incoming(&s->rep, &m);
 }
 
-static void test_d11_success_waits_for_the_barrier(void** state)
+static void test_d11_success_waits_for_the_barrier(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     assert_false(passes(s, result_of(2, 3, 0, 4)));
     rguard__cure_settle(&s->rep);
@@ -178,9 +176,9 @@ static void test_d11_success_waits_for_the_barrier(void** state)
     assert_true(passes(s, result_of(3, 3, 0, 4))); /* from now on nothing waits */
 }
 
-static void test_d11_switched_off(void** state)
+static void test_d11_switched_off(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     switch_off("d11");
     assert_true(passes(s, result_of(2, 3, 0, 4)));
@@ -188,9 +186,9 @@ static void test_d11_switched_off(void** state)
 }
 
 /* Before the barrier is even proposed its index is 0: that is no reason to let anything through. */
-static void test_d11_before_the_barrier_exists(void** state)
+static void test_d11_before_the_barrier_exists(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     s->rep.cures.barrier_index = 0;
     assert_false(passes(s, result_of(2, 3, 0, 4)));
@@ -198,9 +196,9 @@ static void test_d11_before_the_barrier_exists(void** state)
     assert_int_equal(s->n_got, 0);
 }
 
-static void test_d11_rejections_and_other_terms_pass(void** state)
+static void test_d11_rejections_and_other_terms_pass(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     assert_true(passes(s, result_of(2, 3, 4, 2)));
     assert_true(passes(s, result_of(2, 2, 0, 4)));
@@ -210,9 +208,9 @@ static void test_d11_rejections_and_other_terms_pass(void** state)
     assert_true(passes(s, result_of(2, 3, 0, 4)));
 }
 
-static void test_d11_latest_of_each_peer(void** state)
+static void test_d11_latest_of_each_peer(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     assert_false(passes(s, result_of(2, 3, 0, 2)));
     assert_false(passes(s, result_of(3, 3, 0, 1)));
@@ -223,7 +221,7 @@ static void test_d11_latest_of_each_peer(void** state)
     rguard__cure_settle(&s->rep);
     assert_int_equal(s->n_got, 2);
     for (unsigned i = 0; i < 2; i++) {
-        const struct raft_message* m = &s->got[i];
+        const struct raft_message *m = &s->got[i];
         assert_int_equal(m->append_entries_result.last_log_index, m->server_id == 2 ? 4 : 1);
         assert_int_equal(m->append_entries_result.term, 3);
     }
@@ -232,16 +230,16 @@ static void test_d11_latest_of_each_peer(void** state)
 
 static char seen_address[RGUARD_MAX_ADDRESS];
 
-static void remember_address(struct raft_io* io, struct raft_message* m)
+static void remember_address(struct raft_io *io, struct raft_message *m)
 {
     strcpy(seen_address, m->server_address);
     shell_recv(io, m);
 }
 
 /* The address belongs to the channel's call and is gone when the message is delivered. */
-static void test_d11_keeps_the_address(void** state)
+static void test_d11_keeps_the_address(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     char address[] = "127.0.0.1:9002";
     lead_with_barrier(s);
     struct raft_message m = result_of(2, 3, 0, 4);
@@ -254,9 +252,9 @@ static void test_d11_keeps_the_address(void** state)
     assert_string_equal(seen_address, "127.0.0.1:9002");
 }
 
-static void test_d11_lost_leadership_drops_them(void** state)
+static void test_d11_lost_leadership_drops_them(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     assert_false(passes(s, result_of(2, 3, 0, 4)));
     shell_follow(s, 3, 4);
@@ -270,9 +268,9 @@ static void test_d11_lost_leadership_drops_them(void** state)
     assert_int_equal(s->n_got, 0);
 }
 
-static void test_d11_nothing_reaches_a_muted_node(void** state)
+static void test_d11_nothing_reaches_a_muted_node(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     lead_with_barrier(s);
     assert_false(passes(s, result_of(2, 3, 0, 4)));
     s->raft.last_stored = 5;
@@ -283,9 +281,9 @@ static void test_d11_nothing_reaches_a_muted_node(void** state)
 
 /* More peers than there is room for, an address that is too long: as if the message had been lost,
  * the next heartbeat asks again. */
-static void test_d11_no_room(void** state)
+static void test_d11_no_room(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     char longer[RGUARD_MAX_ADDRESS + 8];
     lead_with_barrier(s);
     struct raft_message m = result_of(2, 3, 0, 4);
@@ -300,24 +298,23 @@ static void test_d11_no_room(void** state)
     assert_int_equal(s->rep.cures.n_held, RGUARD_CHANNEL_MAX_PEERS);
 }
 
-/* ---- D13: acknowledging what was never matched -------------------------------------------------
- */
+/* ---- D13: acknowledging what was never matched ----------------------------------------------- */
 
-static uint64_t sent_index(struct shell* s, raft_term term, raft_index last)
+static uint64_t sent_index(struct shell *s, raft_term term, raft_index last)
 {
     struct raft_message m = result_of(2, term, 0, last);
     rguard__cure_outgoing(&s->rep, &m);
     return m.append_entries_result.last_log_index;
 }
 
-static void hear(struct shell* s, raft_term term, raft_index prev, raft_term prev_term, unsigned n)
+static void hear(struct shell *s, raft_term term, raft_index prev, raft_term prev_term, unsigned n)
 {
     struct raft_message m = append_of(term, prev, prev_term, n);
     assert_true(rguard__cure_incoming(&s->rep, &m));
 }
 
 /* Old leader with two common entries of term 1 and three of term 2 that nobody else has. */
-static void leftovers(struct shell* s)
+static void leftovers(struct shell *s)
 {
     for (int i = 0; i < 5; i++) {
         shell_append(s, i < 2 ? 1 : 2, true);
@@ -325,9 +322,9 @@ static void leftovers(struct shell* s)
     shell_follow(s, 2, 3);
 }
 
-static void test_d13_leftovers_are_not_acknowledged(void** state)
+static void test_d13_leftovers_are_not_acknowledged(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     leftovers(s);
     hear(s, 3, 2, 1, 0);
     assert_int_equal(sent_index(s, 3, 5), 2);
@@ -335,9 +332,9 @@ static void test_d13_leftovers_are_not_acknowledged(void** state)
     assert_int_equal(sent_index(s, 3, 5), 5);
 }
 
-static void test_d13_what_matched_is(void** state)
+static void test_d13_what_matched_is(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     leftovers(s);
     hear(s, 3, 2, 1, 2);
     assert_int_equal(sent_index(s, 3, 4), 4);
@@ -346,9 +343,9 @@ static void test_d13_what_matched_is(void** state)
     assert_int_equal(sent_index(s, 3, 4), 4); /* a repeated older message takes nothing back */
 }
 
-static void test_d13_mismatch_matches_nothing(void** state)
+static void test_d13_mismatch_matches_nothing(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     leftovers(s);
     hear(s, 3, 4, 3, 2); /* index 4 has term 2 here */
     assert_int_equal(sent_index(s, 3, 5), 0);
@@ -357,9 +354,9 @@ static void test_d13_mismatch_matches_nothing(void** state)
 }
 
 /* What one leader matched is no evidence about the next one's log. */
-static void test_d13_a_term_of_its_own(void** state)
+static void test_d13_a_term_of_its_own(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     leftovers(s);
     hear(s, 3, 4, 2, 1);
     assert_int_equal(sent_index(s, 3, 5), 5);
@@ -371,9 +368,9 @@ static void test_d13_a_term_of_its_own(void** state)
     assert_int_equal(sent_index(s, 4, 5), 1);
 }
 
-static void test_d13_rejections_are_hints(void** state)
+static void test_d13_rejections_are_hints(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     leftovers(s);
     struct raft_message m = result_of(2, 3, 4, 5);
     rguard__cure_outgoing(&s->rep, &m);
@@ -384,9 +381,9 @@ static void test_d13_rejections_are_hints(void** state)
     assert_memory_equal(&vote, &copy, sizeof vote);
 }
 
-static void test_d13_snapshot_matches(void** state)
+static void test_d13_snapshot_matches(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     struct raft_message m = {.type = RAFT_IO_INSTALL_SNAPSHOT,
                              .install_snapshot = {.term = 3, .last_index = 9, .last_term = 2}};
     leftovers(s);
@@ -396,9 +393,9 @@ static void test_d13_snapshot_matches(void** state)
 }
 
 /* libraft keeps its own entry when it has one of a higher term there: nothing was matched. */
-static void test_d13_snapshot_that_does_not_fit(void** state)
+static void test_d13_snapshot_that_does_not_fit(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     struct raft_message m = {.type = RAFT_IO_INSTALL_SNAPSHOT,
                              .install_snapshot = {.term = 3, .last_index = 4, .last_term = 1}};
     leftovers(s);
@@ -406,12 +403,11 @@ static void test_d13_snapshot_that_does_not_fit(void** state)
     assert_int_equal(sent_index(s, 3, 5), 0);
 }
 
-/* ---- D1: stepping down before a failed append is reported --------------------------------------
- */
+/* ---- D1: stepping down before a failed append is reported ------------------------------------ */
 
-static void test_d1_step_down(void** state)
+static void test_d1_step_down(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     shell_lead(s, 7);
     rguard__step_down(&s->rep);
     assert_int_equal(s->n_got, 1);
@@ -421,9 +417,9 @@ static void test_d1_step_down(void** state)
     assert_int_equal(s->got[0].append_entries_result.last_log_index, 0);
 }
 
-static void test_d1_nobody_else_steps_down(void** state)
+static void test_d1_nobody_else_steps_down(void **state)
 {
-    struct shell* s = *state;
+    struct shell *s = *state;
     static const unsigned short others[] = {RAFT_FOLLOWER, RAFT_CANDIDATE, RAFT_UNAVAILABLE};
     for (int i = 0; i < 3; i++) {
         s->raft.state = others[i];

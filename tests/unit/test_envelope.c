@@ -19,7 +19,7 @@ static void fill(uint8_t envelope[BYTES])
     rguard__envelope_write(envelope, envelope + RGUARD_ENVELOPE_BYTES, COMMAND);
 }
 
-static void test_intact(void** state)
+static void test_intact(void **state)
 {
     uint8_t bytes[BYTES];
     (void)state;
@@ -43,13 +43,13 @@ static unsigned flips_found(void)
     return found;
 }
 
-static void test_every_bit(void** state)
+static void test_every_bit(void **state)
 {
     (void)state;
     assert_int_equal(flips_found(), BYTES * 8);
 }
 
-static void test_every_bit_switched_off(void** state)
+static void test_every_bit_switched_off(void **state)
 {
     (void)state;
     switch_off("envelope");
@@ -59,7 +59,7 @@ static void test_every_bit_switched_off(void** state)
 }
 
 /* A CRC32C finds every pair of flipped bits in so few; two anywhere in the envelope. */
-static void test_pairs_of_bits(void** state)
+static void test_pairs_of_bits(void **state)
 {
     uint8_t bytes[BYTES];
     (void)state;
@@ -76,7 +76,7 @@ static void test_pairs_of_bits(void** state)
 }
 
 /* Too short, too long, nothing but zeros, a neighbour's command under the own head. */
-static void test_wrong_shape(void** state)
+static void test_wrong_shape(void **state)
 {
     uint8_t bytes[BYTES + 1] = {0}, other[BYTES];
     (void)state;

@@ -11,7 +11,7 @@ static const int all[] = {
 };
 #define N (sizeof all / sizeof all[0])
 
-static void test_every_code_has_its_own_number_name_and_text(void** state)
+static void test_every_code_has_its_own_number_name_and_text(void **state)
 {
     (void)state;
     for (size_t i = 0; i < N; i++) {
@@ -26,7 +26,7 @@ static void test_every_code_has_its_own_number_name_and_text(void** state)
     }
 }
 
-static void test_codes_are_outside_errno(void** state)
+static void test_codes_are_outside_errno(void **state)
 {
     (void)state;
     for (size_t i = 0; i < N; i++) {
@@ -34,7 +34,7 @@ static void test_codes_are_outside_errno(void** state)
     }
 }
 
-static void test_errno_is_passed_through(void** state)
+static void test_errno_is_passed_through(void **state)
 {
     (void)state;
     assert_string_equal(rguard_err_name(-EIO), "EIO");
@@ -43,7 +43,7 @@ static void test_errno_is_passed_through(void** state)
     assert_string_equal(rguard_strerror(0), "success");
 }
 
-static void test_nonsense_is_unknown(void** state)
+static void test_nonsense_is_unknown(void **state)
 {
     (void)state;
     static const int nonsense[] = {1, EIO, -99999, -20000 - (int)N - 1, INT32_MAX, INT32_MIN + 1};
@@ -53,7 +53,7 @@ static void test_nonsense_is_unknown(void** state)
     }
 }
 
-static void test_version(void** state)
+static void test_version(void **state)
 {
     (void)state;
     char want[32];
@@ -87,13 +87,13 @@ static void child_assert(void)
     CHECK(strstr(text, "test_error.c:") != NULL && strstr(text, ": 1 + 1 == 3\n") != NULL);
 }
 
-static void test_failed_assertion_names_its_place_and_aborts(void** state)
+static void test_failed_assertion_names_its_place_and_aborts(void **state)
 {
     (void)state;
     assert_exits(in_child(child_assert), 0);
 }
 
-static void test_switches_match_whole_names_only(void** state)
+static void test_switches_match_whole_names_only(void **state)
 {
     (void)state;
     setenv("RGUARD_TEST_OFF", "magic,,double_free,undo", 1);

@@ -35,16 +35,15 @@ static void point(void)
     RGUARD_FP_POINT("control/point", "may end the process");
 }
 
-/* ---- a client ---------------------------------------------------------------------------------
- */
+/* ---- a client -------------------------------------------------------------------------------- */
 
-static int dial_at(const char* where)
+static int dial_at(const char *where)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     snprintf(addr.sun_path, sizeof addr.sun_path, "%s", where);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (const struct sockaddr*)&addr, sizeof addr), 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof addr), 0);
     return fd;
 }
 
@@ -53,7 +52,7 @@ static int dial(void)
     return dial_at(path);
 }
 
-static void put(int fd, const char* data, size_t len)
+static void put(int fd, const char *data, size_t len)
 {
     while (len > 0) {
         ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
@@ -64,7 +63,7 @@ static void put(int fd, const char* data, size_t len)
 }
 
 /* One reply without its LF, within five seconds; its length, or -1 at the end of the stream. */
-static int get(int fd, char* out, size_t cap)
+static int get(int fd, char *out, size_t cap)
 {
     size_t n = 0;
     for (;;) {
@@ -87,7 +86,7 @@ static int get(int fd, char* out, size_t cap)
 
 static char reply[65536];
 
-static const char* ask_on(int fd, const char* line)
+static const char *ask_on(int fd, const char *line)
 {
     put(fd, line, strlen(line));
     put(fd, "\n", 1);
@@ -95,7 +94,7 @@ static const char* ask_on(int fd, const char* line)
     return reply;
 }
 
-static const char* ask(const char* line)
+static const char *ask(const char *line)
 {
     int fd = dial();
     ask_on(fd, line);
@@ -110,10 +109,9 @@ static const char* ask(const char* line)
         }                                                \
     } while (0)
 
-/* ---- what it answers --------------------------------------------------------------------------
- */
+/* ---- what it answers ------------------------------------------------------------------------- */
 
-static void commands_answer(void** state)
+static void commands_answer(void **state)
 {
     (void)state;
     int fd = dial();
@@ -143,7 +141,7 @@ static void commands_answer(void** state)
     assert_has(ask_on(fd, "set control/point return"), "\"code\":\"RGUARD_EREFUSED\"");
     assert_has(reply, "\"offset\":0,\"length\":6}");
     assert_has(ask_on(fd, "set control/site"), "\"code\":\"RGUARD_ESPEC\"");
-    static const char* const words[] = {"frobnicate", "set",         "off",     "off a b",
+    static const char *const words[] = {"frobnicate", "set",         "off",     "off a b",
                                         "list all",   "off-all now", "stat",    "check",
                                         "LIST",       "list\vsites", "\x01\x02"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
@@ -152,7 +150,7 @@ static void commands_answer(void** state)
     close(fd);
 }
 
-static void list_shows_every_site(void** state)
+static void list_shows_every_site(void **state)
 {
     (void)state;
     char expected[256];
@@ -167,7 +165,7 @@ static void list_shows_every_site(void** state)
     assert_has(reply, "\"can\":[],\"program\":\"\",\"hits\":0,\"fired\":0,\"last_ns\":0}");
 }
 
-static void requests_may_be_sent_ahead(void** state)
+static void requests_may_be_sent_ahead(void **state)
 {
     (void)state;
     int fd = dial();
@@ -193,7 +191,7 @@ static void requests_may_be_sent_ahead(void** state)
 }
 
 /* The reply comes, and then the end, although the program kills the process at its next hit. */
-static void reply_comes_before_the_fault(void** state)
+static void reply_comes_before_the_fault(void **state)
 {
     (void)state;
     char own[80];
@@ -225,15 +223,14 @@ static void reply_comes_before_the_fault(void** state)
     assert_int_equal(unlink(own), 0);
 }
 
-/* ---- clients that misbehave -------------------------------------------------------------------
- */
+/* ---- clients that misbehave ------------------------------------------------------------------ */
 
 static void still_serves(void)
 {
     assert_string_equal(ask("check off"), "{\"ok\":true}");
 }
 
-static void garbage_is_answered(void** state)
+static void garbage_is_answered(void **state)
 {
     (void)state;
     int fd = dial();
@@ -258,11 +255,11 @@ static void garbage_is_answered(void** state)
     close(fd);
 }
 
-static void long_lines_are_refused(void** state)
+static void long_lines_are_refused(void **state)
 {
     (void)state;
     int fd = dial();
-    char* line = malloc(3 * FP_MAX_TEXT);
+    char *line = malloc(3 * FP_MAX_TEXT);
     memset(line, ' ', 3 * FP_MAX_TEXT);
     memcpy(line, "check off", 9);
     line[FP_MAX_TEXT - 1] = '\n'; /* 65536 with its LF: the longest */
@@ -284,7 +281,7 @@ static void long_lines_are_refused(void** state)
     close(fd);
 }
 
-static void disconnects_are_harmless(void** state)
+static void disconnects_are_harmless(void **state)
 {
     (void)state;
     rguard_fp_off_all();
@@ -299,7 +296,7 @@ static void disconnects_are_harmless(void** state)
     still_serves();
     assert_false(site());
     int fd = dial();
-    for (const char* p = "set control/site return\n"; *p != '\0'; p++) {
+    for (const char *p = "set control/site return\n"; *p != '\0'; p++) {
         put(fd, p, 1);
     }
     assert_true(get(fd, reply, sizeof reply) > 0);
@@ -309,7 +306,7 @@ static void disconnects_are_harmless(void** state)
 }
 
 /* One who asks and never reads stops itself; the others do not notice, and memory stays bounded. */
-static void deaf_clients_stop_themselves(void** state)
+static void deaf_clients_stop_themselves(void **state)
 {
     (void)state;
     int fd = dial();
@@ -331,7 +328,7 @@ static void deaf_clients_stop_themselves(void** state)
     still_serves();
 }
 
-static void many_clients_are_served(void** state)
+static void many_clients_are_served(void **state)
 {
     (void)state;
     enum { MANY = 200 };
@@ -349,9 +346,9 @@ static void many_clients_are_served(void** state)
     still_serves();
 }
 
-static void* ask_often(void* arg)
+static void *ask_often(void *arg)
 {
-    long* bad = arg;
+    long *bad = arg;
     for (int i = 0; i < 100; i++) {
         int fd = dial();
         char text[256];
@@ -364,7 +361,7 @@ static void* ask_often(void* arg)
     return NULL;
 }
 
-static void clients_in_parallel(void** state)
+static void clients_in_parallel(void **state)
 {
     (void)state;
     pthread_t threads[8];
@@ -378,10 +375,9 @@ static void clients_in_parallel(void** state)
     }
 }
 
-/* ---- who may, and where -----------------------------------------------------------------------
- */
+/* ---- who may, and where ---------------------------------------------------------------------- */
 
-static void file_is_private(void** state)
+static void file_is_private(void **state)
 {
     (void)state;
     struct stat st;
@@ -391,7 +387,7 @@ static void file_is_private(void** state)
 }
 
 /* Root can become somebody else, and open the file wide: the credentials still say who it is. */
-static void other_users_are_refused(void** state)
+static void other_users_are_refused(void **state)
 {
     (void)state;
     if (geteuid() != 0) {
@@ -423,7 +419,7 @@ static void other_users_are_refused(void** state)
     assert_false(site());
 }
 
-static void only_a_dead_socket_is_removed(void** state)
+static void only_a_dead_socket_is_removed(void **state)
 {
     (void)state;
     char other[80];
@@ -458,7 +454,7 @@ static void only_a_dead_socket_is_removed(void** state)
 }
 
 /* A fork in the middle of everything: the child has no socket, the parent's goes on. */
-static void forks_leave_it_alone(void** state)
+static void forks_leave_it_alone(void **state)
 {
     (void)state;
     int fd = dial();
@@ -482,7 +478,7 @@ static void forks_leave_it_alone(void** state)
     still_serves();
 }
 
-static void thread_leaves_signals_to_the_program(void** state)
+static void thread_leaves_signals_to_the_program(void **state)
 {
     (void)state;
     char blocked[32] = "";
@@ -491,7 +487,7 @@ static void thread_leaves_signals_to_the_program(void** state)
         char file[64];
         char line[128];
         snprintf(file, sizeof file, "/proc/self/task/%d/status", tid);
-        FILE* f = fopen(file, "r");
+        FILE *f = fopen(file, "r");
         while (f != NULL && fgets(line, sizeof line, f) != NULL) {
             found = found || strcmp(line, "Name:\trguard-fp\n") == 0;
             if (found && sscanf(line, "SigBlk: %31s", blocked) == 1) {
@@ -514,7 +510,7 @@ static void thread_leaves_signals_to_the_program(void** state)
     }
 }
 
-static int open_socket(void** state)
+static int open_socket(void **state)
 {
     (void)state;
     if (mkdtemp(dir) == NULL) {
@@ -525,7 +521,7 @@ static int open_socket(void** state)
 }
 
 /* The socket is gone after fini, and nothing else is left: rmdir would say so. */
-static int close_socket(void** state)
+static int close_socket(void **state)
 {
     (void)state;
     rguard_fp_fini();
@@ -533,7 +529,7 @@ static int close_socket(void** state)
     return rmdir(dir);
 }
 
-static int off_all(void** state)
+static int off_all(void **state)
 {
     (void)state;
     rguard_fp_off_all();

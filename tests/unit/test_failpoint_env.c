@@ -34,15 +34,15 @@ static void point(void)
 }
 
 /* Sets name, value, name, value, ... in a child, runs @fn there and returns its status. */
-#define in_child(...) run_in_child(__VA_ARGS__, (char*)NULL)
+#define in_child(...) run_in_child(__VA_ARGS__, (char *)NULL)
 static int run_in_child(int (*fn)(void), ...)
 {
     pid_t child = fork();
     if (child == 0) {
         va_list ap;
         va_start(ap, fn);
-        for (const char* name; (name = va_arg(ap, const char*)) != NULL;) {
-            setenv(name, va_arg(ap, const char*), 1);
+        for (const char *name; (name = va_arg(ap, const char *)) != NULL;) {
+            setenv(name, va_arg(ap, const char *), 1);
         }
         va_end(ap);
         _exit(fn());
@@ -66,7 +66,7 @@ static int start(void)
     return fired ? 1 : 0;
 }
 
-static void config_arms(void** state)
+static void config_arms(void **state)
 {
     (void)state;
     assert_int_equal(in_child(start), 0);
@@ -76,13 +76,13 @@ static void config_arms(void** state)
     assert_int_equal(in_child(start, "RGUARD_FAILPOINTS", "env/site=1*off->return"), 0);
 }
 
-static void bad_environment_arms_nothing(void** state)
+static void bad_environment_arms_nothing(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* name;
-        const char* value;
+        const char *name;
+        const char *value;
     } bads[] = {
         {"RGUARD_FAILPOINTS", " "},
         {"RGUARD_FAILPOINTS", "return"},
@@ -131,12 +131,12 @@ static int pattern(void)
     return bits;
 }
 
-static void seed_and_node_decide(void** state)
+static void seed_and_node_decide(void **state)
 {
     (void)state;
     int seen[4];
-    static const char* const seeds[] = {"42", "0x2a", "42", "43"};
-    static const char* const nodes[] = {"n1", "n1", "n2", "n1"};
+    static const char *const seeds[] = {"42", "0x2a", "42", "43"};
+    static const char *const nodes[] = {"n1", "n1", "n2", "n1"};
     for (int i = 0; i < 4; i++) {
         seen[i] = in_child(pattern, "RGUARD_FAILPOINTS", "env/site=50%return",
                            "RGUARD_FAILPOINTS_SEED", seeds[i], "RGUARD_FAILPOINTS_NODE", nodes[i]);
@@ -162,7 +162,7 @@ static int socket_is_named(void)
     return access(expected, F_OK) == 0 ? 3 : 0;
 }
 
-static void socket_path_is_expanded(void** state)
+static void socket_path_is_expanded(void **state)
 {
     (void)state;
     char tmpl[96];
@@ -172,8 +172,7 @@ static void socket_path_is_expanded(void** state)
         0);
 }
 
-/* ---- journal ----------------------------------------------------------------------------------
- */
+/* ---- journal --------------------------------------------------------------------------------- */
 
 static int fire_and_die(void)
 {
@@ -187,28 +186,28 @@ static int fire_and_die(void)
     return 2;
 }
 
-static const struct fp_journal_header* map_journal(size_t* bytes)
+static const struct fp_journal_header *map_journal(size_t *bytes)
 {
     int fd = open(journal_path, O_RDONLY | O_CLOEXEC);
     struct stat st;
     assert_true(fd >= 0);
     assert_int_equal(fstat(fd, &st), 0);
     *bytes = (size_t)st.st_size;
-    void* map = mmap(NULL, *bytes, PROT_READ, MAP_SHARED, fd, 0);
+    void *map = mmap(NULL, *bytes, PROT_READ, MAP_SHARED, fd, 0);
     assert_true(map != MAP_FAILED);
     close(fd);
     return map;
 }
 
-static const struct fp_journal_record* record_at(const struct fp_journal_header* h, uint64_t n)
+static const struct fp_journal_record *record_at(const struct fp_journal_header *h, uint64_t n)
 {
-    const char* base = (const char*)h + FP_JOURNAL_HEADER;
-    return (const void*)(base + n % h->capacity * sizeof(struct fp_journal_record));
+    const char *base = (const char *)h + FP_JOURNAL_HEADER;
+    return (const void *)(base + n % h->capacity * sizeof(struct fp_journal_record));
 }
 
-static void check_run(const struct fp_journal_header* h, uint64_t first, uint32_t last_action)
+static void check_run(const struct fp_journal_header *h, uint64_t first, uint32_t last_action)
 {
-    const struct fp_journal_record* r[3];
+    const struct fp_journal_record *r[3];
     for (uint64_t i = 0; i < 3; i++) {
         r[i] = record_at(h, first + i);
         assert_int_equal(r[i]->seq, first + i + 1);
@@ -226,12 +225,12 @@ static void check_run(const struct fp_journal_header* h, uint64_t first, uint32_
     assert_string_equal(r[2]->name, "env/point");
 }
 
-static void journal_survives(void** state)
+static void journal_survives(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* config;
+        const char *config;
         int status;
         uint32_t action;
     } runs[] = {
@@ -244,13 +243,13 @@ static void journal_survives(void** state)
                      journal_path, "RGUARD_FAILPOINTS_SEED", "42", "RGUARD_FAILPOINTS_NODE", "n1"),
             runs[i].status);
         size_t bytes;
-        const struct fp_journal_header* h = map_journal(&bytes);
+        const struct fp_journal_header *h = map_journal(&bytes);
         assert_int_equal(h->magic, FP_JOURNAL_MAGIC);
         assert_int_equal(h->seed, 42);
         assert_string_equal(h->node, "n1");
         assert_int_equal(h->head, 3 * (i + 1));
         check_run(h, 3 * i, runs[i].action);
-        munmap((void*)(uintptr_t)h, bytes);
+        munmap((void *)(uintptr_t)h, bytes);
     }
     assert_int_equal(unlink(journal_path), 0);
 }
@@ -268,27 +267,27 @@ static int fire_around(void)
     return 0;
 }
 
-static void journal_is_a_ring(void** state)
+static void journal_is_a_ring(void **state)
 {
     (void)state;
     assert_int_equal(in_child(fire_around, "RGUARD_FAILPOINTS", "env/site=return",
                               "RGUARD_FAILPOINTS_JOURNAL", journal_path),
                      0);
     size_t bytes;
-    const struct fp_journal_header* h = map_journal(&bytes);
+    const struct fp_journal_header *h = map_journal(&bytes);
     assert_int_equal(h->head, FP_JOURNAL_CAPACITY + 10);
     for (uint64_t n = 10; n < h->head; n++) {
         assert_int_equal(record_at(h, n)->seq, n + 1);
         assert_int_equal(record_at(h, n)->ordinal, n + 1);
     }
-    munmap((void*)(uintptr_t)h, bytes);
+    munmap((void *)(uintptr_t)h, bytes);
     assert_int_equal(unlink(journal_path), 0);
 }
 
-static void foreign_journal_is_left_alone(void** state)
+static void foreign_journal_is_left_alone(void **state)
 {
     (void)state;
-    FILE* f = fopen(journal_path, "w");
+    FILE *f = fopen(journal_path, "w");
     assert_non_null(f);
     fputs("precious", f);
     fclose(f);
@@ -302,7 +301,7 @@ static void foreign_journal_is_left_alone(void** state)
     assert_int_equal(unlink(journal_path), 0);
 }
 
-static int make_dir(void** state)
+static int make_dir(void **state)
 {
     (void)state;
     if (mkdtemp(dir) == NULL) {
@@ -314,7 +313,7 @@ static int make_dir(void** state)
 }
 
 /* Fails when a test left something behind. */
-static int remove_dir(void** state)
+static int remove_dir(void **state)
 {
     (void)state;
     return rmdir(dir);

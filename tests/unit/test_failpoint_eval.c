@@ -21,8 +21,7 @@
 
 #include <cmocka.h>
 
-/* ---- sites ------------------------------------------------------------------------------------
- */
+/* ---- sites ----------------------------------------------------------------------------------- */
 
 static bool site_if(void)
 {
@@ -46,7 +45,7 @@ static void site_point(void)
     RGUARD_FP_POINT("eval/point", "sleeps, prints, dies");
 }
 
-static uint32_t site_mutate(void* buf, size_t len)
+static uint32_t site_mutate(void *buf, size_t len)
 {
     return RGUARD_FP_MUTATE("eval/mutate", "flips, overruns, frees twice",
                             RGUARD_FP_CAN_DOUBLE_FREE, buf, len);
@@ -62,7 +61,7 @@ static bool site_twin_b(void)
     return RGUARD_FP_IF("eval/twin", "at two places");
 }
 
-static void set(const char* name, const char* program)
+static void set(const char *name, const char *program)
 {
     struct rguard_fp_error err;
     int rv = rguard_fp_set(name, program, &err);
@@ -71,7 +70,7 @@ static void set(const char* name, const char* program)
     }
 }
 
-static struct rguard_fp_stat stat_of(const char* name)
+static struct rguard_fp_stat stat_of(const char *name)
 {
     struct rguard_fp_stat stat = {.size = sizeof stat};
     assert_int_equal(rguard_fp_stat(name, &stat), 0);
@@ -85,17 +84,16 @@ static int64_t now_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static int off_all(void** state)
+static int off_all(void **state)
 {
     (void)state;
     rguard_fp_off_all();
     return 0;
 }
 
-/* ---- one thread -------------------------------------------------------------------------------
- */
+/* ---- one thread ------------------------------------------------------------------------------ */
 
-static void nothing_is_armed_at_first(void** state)
+static void nothing_is_armed_at_first(void **state)
 {
     (void)state;
     char byte = 'x';
@@ -107,12 +105,12 @@ static void nothing_is_armed_at_first(void** state)
     assert_int_equal(stat_of("eval/if").hits, 0);
 }
 
-static void first_term_that_fires_wins(void** state)
+static void first_term_that_fires_wins(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* program;
+        const char *program;
         int64_t values[6];
     } chains[] = {
         {"return(7)", {7, 7, 7, 7, 7, 7}},
@@ -136,7 +134,7 @@ static void first_term_that_fires_wins(void** state)
     }
 }
 
-static void counters_count(void** state)
+static void counters_count(void **state)
 {
     (void)state;
     struct rguard_fp_stat before = stat_of("eval/if");
@@ -157,7 +155,7 @@ static void counters_count(void** state)
     assert_int_equal(rguard_fp_stat("eval/none", &after), RGUARD_EUNKNOWN);
 }
 
-static void errno_is_kept(void** state)
+static void errno_is_kept(void **state)
 {
     (void)state;
     set("eval/errno", "errno(ENOSPC)");
@@ -168,7 +166,7 @@ static void errno_is_kept(void** state)
     assert_int_equal(errno, 4242);
 }
 
-static void one_name_is_one_point(void** state)
+static void one_name_is_one_point(void **state)
 {
     (void)state;
     set("eval/twin", "1*return");
@@ -180,13 +178,13 @@ static void one_name_is_one_point(void** state)
     assert_int_equal(stat_of("eval/twin").fired, 2);
 }
 
-static void sites_refuse_what_they_cannot(void** state)
+static void sites_refuse_what_they_cannot(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* name;
-        const char* program;
+        const char *name;
+        const char *program;
         size_t offset;
         int rv;
     } cases[] = {
@@ -222,7 +220,7 @@ static void sites_refuse_what_they_cannot(void** state)
     assert_int_equal(site_errno(), -5);
 }
 
-static unsigned popcount_diff(const unsigned char* a, const unsigned char* b, size_t len)
+static unsigned popcount_diff(const unsigned char *a, const unsigned char *b, size_t len)
 {
     unsigned n = 0;
     for (size_t i = 0; i < len; i++) {
@@ -231,14 +229,14 @@ static unsigned popcount_diff(const unsigned char* a, const unsigned char* b, si
     return n;
 }
 
-static void mutations_mutate(void** state)
+static void mutations_mutate(void **state)
 {
     (void)state;
     unsigned char buf[64];
     unsigned char was[64];
     static const struct
     {
-        const char* program;
+        const char *program;
         unsigned bits;
     } flips[] = {{"bitflip", 1}, {"bitflip(3)", 3}, {"bitflip(100)", 100}, {"bitflip(9999)", 256}};
     for (size_t i = 0; i < sizeof flips / sizeof *flips; i++) {
@@ -265,9 +263,9 @@ static void mutations_mutate(void** state)
 }
 
 static sigjmp_buf escape;
-static void* volatile fault_address;
+static void *volatile fault_address;
 
-static void on_fault(int sig, siginfo_t* info, void* context)
+static void on_fault(int sig, siginfo_t *info, void *context)
 {
     (void)sig;
     (void)context;
@@ -277,13 +275,13 @@ static void on_fault(int sig, siginfo_t* info, void* context)
 
 /* The first byte past the end is the one that faults, and a jump out of it leaves nothing behind:
  * the next hit is counted and decided as ever. In a child, for cmocka has its own handlers. */
-static void overrun_faults_at_the_end(void** state)
+static void overrun_faults_at_the_end(void **state)
 {
     (void)state;
     pid_t child = fork();
     if (child == 0) {
         size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        char* map =
+        char *map =
             mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
         if (map == MAP_FAILED || mprotect(map + page, page, PROT_NONE) != 0 ||
@@ -313,17 +311,16 @@ static void overrun_faults_at_the_end(void** state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-/* ---- chance -----------------------------------------------------------------------------------
- */
+/* ---- chance ---------------------------------------------------------------------------------- */
 
 #define HITS 1000000
 
-static void percentages_hold(void** state)
+static void percentages_hold(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* program;
+        const char *program;
         double p;
     } cases[] = {
         {"0.1%return", 0.001}, {"1%return", 0.01}, {"50%return", 0.5}, {"99%return", 0.99}};
@@ -343,7 +340,7 @@ static void percentages_hold(void** state)
 
 #define SAMPLE 2000
 
-static void sample(const char* program, unsigned char fired[SAMPLE])
+static void sample(const char *program, unsigned char fired[SAMPLE])
 {
     set("eval/if", program);
     for (int i = 0; i < SAMPLE; i++) {
@@ -351,7 +348,7 @@ static void sample(const char* program, unsigned char fired[SAMPLE])
     }
 }
 
-static void seeds_decide(void** state)
+static void seeds_decide(void **state)
 {
     (void)state;
     unsigned char a[SAMPLE];
@@ -376,7 +373,7 @@ static void seeds_decide(void** state)
     assert_memory_equal(a, b, SAMPLE);
 }
 
-static void bits_are_chosen_by_the_seed(void** state)
+static void bits_are_chosen_by_the_seed(void **state)
 {
     (void)state;
     unsigned char a[256] = {0};
@@ -392,31 +389,30 @@ static void bits_are_chosen_by_the_seed(void** state)
     assert_memory_not_equal(a, b, sizeof a);
 }
 
-/* ---- threads ----------------------------------------------------------------------------------
- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 #define THREADS 8
 
 static pthread_barrier_t start_line;
 
-static void* hit_many(void* arg)
+static void *hit_many(void *arg)
 {
     long fired = 0;
     pthread_barrier_wait(&start_line);
     for (int i = 0; i < 20000; i++) {
         fired += site_if();
     }
-    *(long*)arg = fired;
+    *(long *)arg = fired;
     return NULL;
 }
 
 /* 5 as promised; 50000, so that threads also meet in the middle of counting down. */
-static void counts_are_exact_under_threads(void** state)
+static void counts_are_exact_under_threads(void **state)
 {
     (void)state;
     static const struct
     {
-        const char* program;
+        const char *program;
         long fires;
     } cases[] = {{"5*return", 5}, {"50%5*return", 5}, {"50000*return", 50000}};
     assert_int_equal(pthread_barrier_init(&start_line, NULL, THREADS), 0);
@@ -446,10 +442,10 @@ struct sleeper
     int64_t woke_ns;
 };
 
-static void* sleep_in_site(void* arg)
+static void *sleep_in_site(void *arg)
 {
     site_point();
-    __atomic_store_n(&((struct sleeper*)arg)->woke_ns, now_ns(), __ATOMIC_RELEASE);
+    __atomic_store_n(&((struct sleeper *)arg)->woke_ns, now_ns(), __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -473,7 +469,7 @@ static void disarm_by_set(void)
     assert_int_equal(rguard_fp_off("eval/point"), 0);
 }
 
-static void off_wakes_sleepers(void** state)
+static void off_wakes_sleepers(void **state)
 {
     (void)state;
     void (*const ways[])(void) = {disarm_by_off, disarm_by_set, rguard_fp_off_all};
@@ -503,7 +499,7 @@ static void ignore_signal(int sig)
     site_point(); /* inside another site: does nothing */
 }
 
-static void sleep_lasts_through_signals(void** state)
+static void sleep_lasts_through_signals(void **state)
 {
     (void)state;
     struct sigaction sa = {.sa_handler = ignore_signal};
@@ -528,9 +524,9 @@ static void sleep_lasts_through_signals(void** state)
 
 static bool stop_churn;
 
-static void* churn(void* arg)
+static void *churn(void *arg)
 {
-    long* hits = arg;
+    long *hits = arg;
     while (!__atomic_load_n(&stop_churn, __ATOMIC_RELAXED)) {
         (void)site_if();
         (void)site_errno();
@@ -552,7 +548,7 @@ static bool all_above(const long hits[4], long n)
 /* Programs come and go under threads that evaluate and sleep in them; ASan and TSan look on. It
  * ends when every thread has come through often enough: one that stays asleep in a program that was
  * taken away would sleep 10 s. */
-static void arming_races_with_hits(void** state)
+static void arming_races_with_hits(void **state)
 {
     (void)state;
     pthread_t threads[4];
@@ -577,10 +573,9 @@ static void arming_races_with_hits(void** state)
     }
 }
 
-/* ---- processes --------------------------------------------------------------------------------
- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
-static void forked_child_keeps_the_program(void** state)
+static void forked_child_keeps_the_program(void **state)
 {
     (void)state;
     set("eval/value", "1*return(1)->2*return(2)->return(3)");
@@ -607,7 +602,7 @@ static void forked_child_keeps_the_program(void** state)
 }
 
 /* Runs @program at eval/point in a child; its status, and what it wrote to stderr. */
-static int run_child(const char* program, char* out, size_t cap)
+static int run_child(const char *program, char *out, size_t cap)
 {
     int fds[2];
     assert_int_equal(pipe(fds), 0);
@@ -634,7 +629,7 @@ static int run_child(const char* program, char* out, size_t cap)
     return status;
 }
 
-static void last_actions(void** state)
+static void last_actions(void **state)
 {
     (void)state;
     char out[512];
@@ -664,7 +659,7 @@ static void on_abort(int sig)
 }
 
 /* The guard's trap jumps out of a SIGABRT handler; the site must not be left half entered. */
-static void abort_can_be_left_by_a_jump(void** state)
+static void abort_can_be_left_by_a_jump(void **state)
 {
     (void)state;
     pid_t child = fork();
@@ -688,7 +683,7 @@ static void abort_can_be_left_by_a_jump(void** state)
 }
 
 /* The fault is in the trace ring although nothing ran after it. */
-static void firing_is_traced_before_it_is_done(void** state)
+static void firing_is_traced_before_it_is_done(void **state)
 {
     (void)state;
     char path[] = "/tmp/rguard-fp-trace-XXXXXX";
@@ -717,8 +712,7 @@ static void firing_is_traced_before_it_is_done(void** state)
     unlink(path);
 }
 
-/* ---- listing ----------------------------------------------------------------------------------
- */
+/* ---- listing --------------------------------------------------------------------------------- */
 
 struct seen
 {
@@ -728,9 +722,9 @@ struct seen
     char armed[64];
 };
 
-static void see(void* user, const struct rguard_fp_site* site, const char* spec)
+static void see(void *user, const struct rguard_fp_site *site, const char *spec)
 {
-    struct seen* s = user;
+    struct seen *s = user;
     assert_true(strcmp(s->last, site->name) <= 0);
     if (strncmp(site->name, "eval/", 5) != 0) {
         return; /* of something else that is linked into this program */
@@ -745,7 +739,7 @@ static void see(void* user, const struct rguard_fp_site* site, const char* spec)
     assert_true(site->line > 0 && site->desc[0] != '\0' && site->function[0] != '\0');
 }
 
-static void sites_are_listed(void** state)
+static void sites_are_listed(void **state)
 {
     (void)state;
     struct seen s = {0, 0, "", ""};

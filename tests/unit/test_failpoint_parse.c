@@ -11,11 +11,11 @@
 #include <cmocka.h>
 
 /* One term as "chance count action value len text"; chance in billionths of a percent. */
-static void render(const char* text, const struct fp_spec* spec, char* out, size_t cap)
+static void render(const char *text, const struct fp_spec *spec, char *out, size_t cap)
 {
     size_t n = 0;
     for (uint32_t i = 0; i < spec->nterms; i++) {
-        const struct fp_term* t = &spec->terms[i];
+        const struct fp_term *t = &spec->terms[i];
         __extension__ typedef unsigned __int128 wide;
         /* Rounded up: the parser rounds down. */
         unsigned long long pct =
@@ -33,8 +33,8 @@ static void render(const char* text, const struct fp_spec* spec, char* out, size
 
 static const struct good
 {
-    const char* spec;
-    const char* means;
+    const char *spec;
+    const char *means;
 } goods[] = {
     {"off", ALWAYS " 0 off 0 0"},
     {"return", ALWAYS " 0 return 1 0"},
@@ -83,7 +83,7 @@ static const struct good
      "20000000000 3 return 9 0 | " ALWAYS " 0 sleep 100000000 0"},
 };
 
-static void good_specs_mean_what_they_say(void** state)
+static void good_specs_mean_what_they_say(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof goods / sizeof *goods; i++) {
@@ -105,10 +105,10 @@ static void good_specs_mean_what_they_say(void** state)
 
 static const struct bad
 {
-    const char* spec;
+    const char *spec;
     size_t offset;
     size_t length;
-    const char* says; /* a part of the message */
+    const char *says; /* a part of the message */
 } bads[] = {
     {"", 0, 0, "expected a probability, a count or an action, found the end"},
     {"   ", 3, 0, "found the end"},
@@ -197,7 +197,7 @@ static const struct bad
     {"a==off", 2, 1, "found \"=\""},
 };
 
-static void bad_specs_are_wrong_at_one_place(void** state)
+static void bad_specs_are_wrong_at_one_place(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof bads / sizeof *bads; i++) {
@@ -213,7 +213,7 @@ static void bad_specs_are_wrong_at_one_place(void** state)
 }
 
 /* Every bad program and config, given to a process that has the site, arms nothing at all. */
-static void bad_specs_arm_nothing(void** state)
+static void bad_specs_arm_nothing(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof bads / sizeof *bads; i++) {
@@ -233,14 +233,14 @@ static void bad_specs_arm_nothing(void** state)
     assert_int_equal(stat.hits, 0);
 }
 
-static void configs_bind_names(void** state)
+static void configs_bind_names(void **state)
 {
     (void)state;
     static const char text[] = " wal/append = 5*return(1) -> off ;\n kv/apply=1*overrun(16); ";
     struct fp_config config;
     assert_int_equal(rguard__fp_parse_config(text, &config, NULL), 0);
     assert_int_equal(config.n, 2);
-    const struct fp_binding* b = config.bindings;
+    const struct fp_binding *b = config.bindings;
     assert_int_equal(b[0].name_len, strlen("wal/append"));
     assert_memory_equal(text + b[0].name, "wal/append", b[0].name_len);
     assert_int_equal(b[0].text_len, strlen("5*return(1) -> off"));
@@ -250,7 +250,7 @@ static void configs_bind_names(void** state)
     free(config.bindings);
 }
 
-static void caps_hold(void** state)
+static void caps_hold(void **state)
 {
     (void)state;
     struct rguard_fp_error err;
@@ -264,7 +264,7 @@ static void caps_hold(void** state)
     assert_int_equal(rguard_fp_check(terms, &err), RGUARD_ESPEC);
     assert_int_equal(err.offset, len + 2);
 
-    char* text = malloc(FP_MAX_TEXT + 2);
+    char *text = malloc(FP_MAX_TEXT + 2);
     memset(text, ' ', FP_MAX_TEXT + 1);
     memcpy(text, "off", 3);
     text[FP_MAX_TEXT] = '\0';
@@ -297,10 +297,10 @@ static void caps_hold(void** state)
 }
 
 /* Any bytes at all: an answer, and an offset inside the text. */
-static void noise_is_judged(void** state)
+static void noise_is_judged(void **state)
 {
     (void)state;
-    static const char* const pieces[] = {
+    static const char *const pieces[] = {
         "off", "return", "(",   ")",  "->",  "5",     "%",  "*", "0.5", " ",    "-",     ">",
         ";",   "=",      "a/b", "\"", "EIO", "errno", "ms", "x", ".",   "\xff", "sleep", "print"};
     uint64_t x = 1;
@@ -309,7 +309,7 @@ static void noise_is_judged(void** state)
         size_t len = 0;
         for (int k = (int)(x >> 60); k >= 0; k--) {
             x = x * 6364136223846793005u + 1442695040888963407u;
-            const char* piece = pieces[(x >> 33) % (sizeof pieces / sizeof *pieces)];
+            const char *piece = pieces[(x >> 33) % (sizeof pieces / sizeof *pieces)];
             strcpy(text + len, piece);
             len += strlen(piece);
         }

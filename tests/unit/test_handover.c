@@ -23,9 +23,9 @@ struct pair
     size_t len;
 };
 
-static int setup(void** state)
+static int setup(void **state)
 {
-    struct pair* p = calloc(1, sizeof *p);
+    struct pair *p = calloc(1, sizeof *p);
     shell_init(&p->leader, 1, 3);
     shell_init(&p->follower, 2, 3);
     for (int i = 0; i < 3; i++) {
@@ -42,9 +42,9 @@ static int setup(void** state)
     return 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     switch_on();
     shell_fini(&p->leader);
     shell_fini(&p->follower);
@@ -52,7 +52,7 @@ static int teardown(void** state)
     return 0;
 }
 
-static unsigned datagrams(struct shell* s, uint64_t id)
+static unsigned datagrams(struct shell *s, uint64_t id)
 {
     uint8_t drop[1024];
     unsigned n = 0;
@@ -63,41 +63,40 @@ static unsigned datagrams(struct shell* s, uint64_t id)
 }
 
 /* A notice of the leader, as it arrived at node @to. */
-static void take_notice(struct pair* p, uint64_t to)
+static void take_notice(struct pair *p, uint64_t to)
 {
     assert_int_equal(rguard__gasp(&p->leader.rep), 2);
     p->len = fake_channel_datagram(&p->leader.net, to, p->notice, sizeof p->notice);
     assert_int_equal(p->len, HEAD + 2 * 16);
 }
 
-static void deliver(struct pair* p)
+static void deliver(struct pair *p)
 {
     rguard__handover_notice(&p->follower.rep, p->notice, p->len);
 }
 
 /* Polls as settling does, and says whether the follower now campaigns. */
-static bool campaigns(struct shell* s)
+static bool campaigns(struct shell *s)
 {
     unsigned before = s->n_got;
     rguard__handover_poll(&s->rep);
     return s->n_got > before;
 }
 
-/* ---- the dying side ---------------------------------------------------------------------------
- */
+/* ---- the dying side -------------------------------------------------------------------------- */
 
-static void test_notice_reaches_everybody_twice(void** state)
+static void test_notice_reaches_everybody_twice(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     assert_int_equal(rguard__gasp(&p->leader.rep), 2);
     assert_int_equal(datagrams(&p->leader, 2), 2);
     assert_int_equal(datagrams(&p->leader, 3), 2);
     assert_int_equal(p->leader.rep.notices_sent, 1);
 }
 
-static void test_once_a_term(void** state)
+static void test_once_a_term(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     assert_int_equal(rguard__gasp(&p->leader.rep), 2);
     assert_int_equal(rguard__gasp(&p->leader.rep), 0);
     assert_int_equal(datagrams(&p->leader, 2), 2);
@@ -108,18 +107,18 @@ static void test_once_a_term(void** state)
     assert_int_equal(p->leader.rep.notices_sent, 2);
 }
 
-static void test_only_a_leader_gasps(void** state)
+static void test_only_a_leader_gasps(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     assert_int_equal(rguard__gasp(&p->follower.rep), 0);
     rguard__handover_follow(&p->leader.rep);
     assert_int_equal(rguard__gasp(&p->leader.rep), 0);
     assert_int_equal(datagrams(&p->leader, 2), 0);
 }
 
-static void test_told_to_tell_nobody(void** state)
+static void test_told_to_tell_nobody(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     p->leader.rep.opt.no_notice = true;
     assert_int_equal(rguard__gasp(&p->leader.rep), 0);
     p->leader.rep.opt.no_notice = false;
@@ -131,9 +130,9 @@ static void test_told_to_tell_nobody(void** state)
 }
 
 /* Standby nodes and nodes without a socket get none; the count says so. */
-static void test_voters_only(void** state)
+static void test_voters_only(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     p->leader.servers[2].role = RAFT_STANDBY;
     rguard__handover_lead(&p->leader.rep);
     assert_int_equal(rguard__gasp(&p->leader.rep), 1);
@@ -141,29 +140,29 @@ static void test_voters_only(void** state)
 }
 
 /* The first members of struct rguard_gasp. */
-static uint8_t* gasp_page(struct shell* s)
+static uint8_t *gasp_page(struct shell *s)
 {
-    return *(uint8_t**)(void*)s->rep.handover.gasp;
+    return *(uint8_t **)(void *)s->rep.handover.gasp;
 }
 
-static void scribble(void* user)
+static void scribble(void *user)
 {
-    *(volatile uint8_t*)user = 1;
+    *(volatile uint8_t *)user = 1;
 }
 
-static void test_page_is_read_only(void** state)
+static void test_page_is_read_only(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     char text[256];
     int status = forked(scribble, gasp_page(&p->leader), text, sizeof text);
     assert_true(died_of(status, SIGSEGV));
 }
 
 /* Damage that gets past the mapping: no bit of the page may be wrong. */
-static void test_scribbled_page_sends_nothing(void** state)
+static void test_scribbled_page_sends_nothing(void **state)
 {
-    struct pair* p = *state;
-    uint8_t* page = gasp_page(&p->leader);
+    struct pair *p = *state;
+    uint8_t *page = gasp_page(&p->leader);
     assert_int_equal(mprotect(page, 4096, PROT_READ | PROT_WRITE), 0);
     for (unsigned bit = 0; bit < PAGE_USED * 8; bit++) {
         page[bit / 8] ^= (uint8_t)(1u << (bit % 8));
@@ -174,19 +173,18 @@ static void test_scribbled_page_sends_nothing(void** state)
     assert_int_equal(rguard__gasp(&p->leader.rep), 2);
 }
 
-/* ---- through the real trap --------------------------------------------------------------------
- */
+/* ---- through the real trap ------------------------------------------------------------------- */
 
 struct death
 {
-    struct pair* p;
+    struct pair *p;
     int how;
-    const char* off;
+    const char *off;
 };
 
-static void die_in_child(void* user)
+static void die_in_child(void *user)
 {
-    struct death* d = user;
+    struct death *d = user;
     if (d->off != NULL) {
         switch_off(d->off);
     }
@@ -208,9 +206,9 @@ static void die_in_child(void* user)
 }
 
 /* The child shares the sockets: what it sends arrives here. */
-static void test_every_death_tells(void** state)
+static void test_every_death_tells(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     static const int how[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGKILL};
     char text[4096];
     for (size_t i = 0; i < sizeof how / sizeof how[0]; i++) {
@@ -229,17 +227,16 @@ static void test_every_death_tells(void** state)
     }
 }
 
-/* ---- the following side -----------------------------------------------------------------------
- */
+/* ---- the following side ---------------------------------------------------------------------- */
 
-static void test_first_rank_campaigns_at_once(void** state)
+static void test_first_rank_campaigns_at_once(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     deliver(p);
     assert_int_equal(p->follower.rep.notices_received, 1);
     assert_true(campaigns(&p->follower));
-    const struct raft_message* m = &p->follower.got[0];
+    const struct raft_message *m = &p->follower.got[0];
     assert_int_equal(m->type, RAFT_IO_TIMEOUT_NOW);
     assert_int_equal(m->server_id, 1);
     assert_int_equal(m->timeout_now.term, TERM);
@@ -250,9 +247,9 @@ static void test_first_rank_campaigns_at_once(void** state)
     assert_false(campaigns(&p->follower)); /* once */
 }
 
-static void test_duplicates_are_ignored(void** state)
+static void test_duplicates_are_ignored(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     for (int i = 0; i < 3; i++) {
         deliver(p);
@@ -264,7 +261,7 @@ static void test_duplicates_are_ignored(void** state)
     assert_int_equal(p->follower.rep.notices_received, 1);
 }
 
-static uint64_t wait_of(struct pair* p, uint64_t id)
+static uint64_t wait_of(struct pair *p, uint64_t id)
 {
     shell_fini(&p->follower);
     shell_init(&p->follower, id, 3);
@@ -276,9 +273,9 @@ static uint64_t wait_of(struct pair* p, uint64_t id)
 }
 
 /* Whoever acknowledged more goes first; of equals, the lower id. */
-static void test_ranks(void** state)
+static void test_ranks(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     assert_int_equal(wait_of(p, 2), 0);
     uint64_t step = wait_of(p, 3);
@@ -297,12 +294,12 @@ static void test_ranks(void** state)
     assert_int_equal(wait_of(p, 2), step);
 }
 
-static void test_rank_waits_its_turn(void** state)
+static void test_rank_waits_its_turn(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 3);
     uint64_t step = wait_of(p, 3);
-    struct shell* s = &p->follower;
+    struct shell *s = &p->follower;
     assert_false(campaigns(s));
     assert_true(s->net.armed[RGUARD_TIMER_HANDOVER]);
     assert_int_equal(s->net.due_ms[RGUARD_TIMER_HANDOVER], s->net.now_ms + step);
@@ -313,9 +310,9 @@ static void test_rank_waits_its_turn(void** state)
 }
 
 /* Nonsense in the hints can cost time, never more. */
-static void test_hints_are_only_hints(void** state)
+static void test_hints_are_only_hints(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     uint8_t intact[sizeof p->notice];
     memcpy(intact, p->notice, p->len);
@@ -329,9 +326,9 @@ static void test_hints_are_only_hints(void** state)
     }
 }
 
-static void test_waits_for_its_own_disk(void** state)
+static void test_waits_for_its_own_disk(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     p->follower.rep.appends_in_flight = 1;
     deliver(p);
@@ -342,9 +339,9 @@ static void test_waits_for_its_own_disk(void** state)
     assert_true(campaigns(&p->follower));
 }
 
-static void test_gives_up_after_an_election_timeout(void** state)
+static void test_gives_up_after_an_election_timeout(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     p->follower.rep.appends_in_flight = 1;
     deliver(p);
@@ -355,10 +352,10 @@ static void test_gives_up_after_an_election_timeout(void** state)
 }
 
 /* Between the notice and the own turn: somebody else led, asked, or this node is hurt itself. */
-static void test_what_calls_it_off(void** state)
+static void test_what_calls_it_off(void **state)
 {
-    struct pair* p = *state;
-    struct shell* s = &p->follower;
+    struct pair *p = *state;
+    struct shell *s = &p->follower;
     take_notice(p, 3);
     for (int what = 0; what < 7; what++) {
         s->net.now_ms += wait_of(p, 3);
@@ -390,13 +387,12 @@ static void test_what_calls_it_off(void** state)
     }
 }
 
-/* ---- notices that are none --------------------------------------------------------------------
- */
+/* ---- notices that are none ------------------------------------------------------------------- */
 
-static void test_not_from_my_leader(void** state)
+static void test_not_from_my_leader(void **state)
 {
-    struct pair* p = *state;
-    struct shell* s = &p->follower;
+    struct pair *p = *state;
+    struct shell *s = &p->follower;
     take_notice(p, 2);
     shell_follow(s, 3, TERM); /* 3 leads, 1 claims to */
     deliver(p);
@@ -421,10 +417,10 @@ static void test_not_from_my_leader(void** state)
 }
 
 /* A former life of the leader, or a peer that is not connected. */
-static void test_wrong_nonce(void** state)
+static void test_wrong_nonce(void **state)
 {
-    struct pair* p = *state;
-    struct shell* s = &p->follower;
+    struct pair *p = *state;
+    struct shell *s = &p->follower;
     take_notice(p, 2);
     s->net.peers[0].nonce = SHELL_NONCE(1) + 1;
     deliver(p);
@@ -443,9 +439,9 @@ static void test_wrong_nonce(void** state)
     assert_int_equal(s->rep.notices_received, 0);
 }
 
-static void test_truncated_and_longer(void** state)
+static void test_truncated_and_longer(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     size_t len = p->len;
     for (p->len = 0; p->len < sizeof p->notice; p->len++) {
@@ -459,9 +455,9 @@ static void test_truncated_and_longer(void** state)
     assert_int_equal(p->follower.rep.notices_received, 1);
 }
 
-static void test_every_bit_of_the_head(void** state)
+static void test_every_bit_of_the_head(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     for (unsigned bit = 0; bit < HEAD * 8; bit++) {
         p->notice[bit / 8] ^= (uint8_t)(1u << (bit % 8));
@@ -472,9 +468,9 @@ static void test_every_bit_of_the_head(void** state)
 }
 
 /* Garbage of any length, a quarter of it behind a magic word and version that are right. */
-static void test_garbage(void** state)
+static void test_garbage(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     uint64_t rng = 7;
     take_notice(p, 2);
     uint8_t head[8];
@@ -495,9 +491,9 @@ static void test_garbage(void** state)
 }
 
 /* A head that is intact, with more hints than there can be, and as many as it says. */
-static void test_too_many_hints(void** state)
+static void test_too_many_hints(void **state)
 {
-    struct pair* p = *state;
+    struct pair *p = *state;
     take_notice(p, 2);
     for (uint32_t n = 0; HEAD + n * 16 <= sizeof p->notice; n++) {
         rguard__put32(p->notice + 12, n);

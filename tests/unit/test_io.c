@@ -24,20 +24,19 @@ struct node
     int sent_status, append_status;
 };
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
-static void open_log(struct node* n)
+static void open_log(struct node *n)
 {
     struct rguard_wal_options options = {.size = sizeof options};
     struct rguard_wal_report report = {.size = sizeof report};
     assert_int_equal(rguard_wal_open(n->dir, &options, &n->s.rep.wal, &report), 0);
 }
 
-static int setup(void** state)
+static int setup(void **state)
 {
-    struct node* n = calloc(1, sizeof *n);
-    const char* tmp = getenv("TMPDIR");
+    struct node *n = calloc(1, sizeof *n);
+    const char *tmp = getenv("TMPDIR");
     *state = n;
     snprintf(n->dir, sizeof n->dir, "%s/rguard-io-XXXXXX", tmp != NULL ? tmp : "/tmp");
     if (mkdtemp(n->dir) == NULL) {
@@ -57,15 +56,15 @@ static int setup(void** state)
 
 #define FREE_LIST(head)              \
     while (rep->head != NULL) {      \
-        void* node = rep->head;      \
+        void *node = rep->head;      \
         rep->head = rep->head->next; \
         free(node);                  \
     }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
-    struct node* n = *state;
-    struct rguard_replica* rep = &n->s.rep;
+    struct node *n = *state;
+    struct rguard_replica *rep = &n->s.rep;
     char command[160];
     switch_on();
     rguard_fp_off_all();
@@ -87,24 +86,23 @@ static int teardown(void** state)
     return rv;
 }
 
-static void on_sent(struct raft_io_send* req, int status)
+static void on_sent(struct raft_io_send *req, int status)
 {
-    struct node* n = req->data;
+    struct node *n = req->data;
     n->sent_calls++;
     n->sent_status = status;
 }
 
-static void on_appended(struct raft_io_append* req, int status)
+static void on_appended(struct raft_io_append *req, int status)
 {
-    struct node* n = req->data;
+    struct node *n = req->data;
     n->append_calls++;
     n->append_status = status;
 }
 
-/* ---- term and vote ----------------------------------------------------------------------------
- */
+/* ---- term and vote --------------------------------------------------------------------------- */
 
-static struct raft_message vote_for(struct node* n, uint64_t to)
+static struct raft_message vote_for(struct node *n, uint64_t to)
 {
     return (struct raft_message){.type = RAFT_IO_REQUEST_VOTE,
                                  .server_id = to,
@@ -112,14 +110,14 @@ static struct raft_message vote_for(struct node* n, uint64_t to)
                                  .request_vote = {.term = TERM + 1, .candidate_id = 1}};
 }
 
-static void send_message(struct node* n, const struct raft_message* m)
+static void send_message(struct node *n, const struct raft_message *m)
 {
-    struct raft_io_send* req = &n->reqs[n->n_reqs++];
+    struct raft_io_send *req = &n->reqs[n->n_reqs++];
     *req = (struct raft_io_send){.data = n};
     assert_int_equal(n->s.rep.io.send(&n->s.rep.io, req, m, on_sent), 0);
 }
 
-static void assert_on_disk(struct node* n, uint64_t term, uint64_t vote)
+static void assert_on_disk(struct node *n, uint64_t term, uint64_t vote)
 {
     uint64_t t, v;
     rguard_wal_meta_get(n->s.rep.wal, &t, &v);
@@ -127,10 +125,10 @@ static void assert_on_disk(struct node* n, uint64_t term, uint64_t vote)
     assert_int_equal(v, vote);
 }
 
-static void test_one_vote_a_term(void** state)
+static void test_one_vote_a_term(void **state)
 {
-    struct node* n = *state;
-    struct raft_io* io = &n->s.rep.io;
+    struct node *n = *state;
+    struct raft_io *io = &n->s.rep.io;
     assert_int_equal(io->set_term(io, TERM), 0);
     assert_int_equal(io->set_vote(io, 2), 0);
     assert_int_equal(io->set_vote(io, 2), 0); /* the same again is the same vote */
@@ -145,10 +143,10 @@ static void test_one_vote_a_term(void** state)
 }
 
 /* Both in one durable write, and before the message that speaks of them. */
-static void test_nothing_overtakes_the_vote(void** state)
+static void test_nothing_overtakes_the_vote(void **state)
 {
-    struct node* n = *state;
-    struct raft_io* io = &n->s.rep.io;
+    struct node *n = *state;
+    struct raft_io *io = &n->s.rep.io;
     struct raft_message m = vote_for(n, 2);
     io->set_term(io, TERM + 1);
     io->set_vote(io, 1);
@@ -158,10 +156,10 @@ static void test_nothing_overtakes_the_vote(void** state)
     assert_int_equal(n->s.net.n_frames, 1);
 }
 
-static void test_vote_that_cannot_be_written(void** state)
+static void test_vote_that_cannot_be_written(void **state)
 {
-    struct node* n = *state;
-    struct raft_io* io = &n->s.rep.io;
+    struct node *n = *state;
+    struct raft_io *io = &n->s.rep.io;
     struct raft_message m = vote_for(n, 2);
     assert_int_equal(rguard_fp_set("wal/meta", "errno(EIO)", NULL), 0);
     io->set_term(io, TERM + 1);
@@ -177,16 +175,15 @@ static void test_vote_that_cannot_be_written(void** state)
     assert_non_null(strstr(n->s.log, "term and vote"));
 }
 
-/* ---- messages out -----------------------------------------------------------------------------
- */
+/* ---- messages out ---------------------------------------------------------------------------- */
 
-static void test_callback_from_the_loop(void** state)
+static void test_callback_from_the_loop(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_message m = vote_for(n, 3), in;
     send_message(n, &m);
     assert_int_equal(n->sent_calls, 0);
-    const struct fake_frame* f = &n->s.net.frames[0];
+    const struct fake_frame *f = &n->s.net.frames[0];
     assert_int_equal(f->to, 3);
     assert_int_equal(rguard__rpc_decode(f->type, f->body, f->len, &in), 0);
     assert_int_equal(in.request_vote.term, TERM + 1);
@@ -200,9 +197,9 @@ static void test_callback_from_the_loop(void** state)
 }
 
 /* libraft 0.15 frees an AppendEntries twice when its answer fails at once: it never does. */
-static void test_failure_is_reported_later(void** state)
+static void test_failure_is_reported_later(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_message m = vote_for(n, 2);
     m.server_id = 9; /* not connected */
     send_message(n, &m);
@@ -216,9 +213,9 @@ static void test_failure_is_reported_later(void** state)
     assert_int_equal(n->sent_calls, 1);
 }
 
-static void test_what_never_leaves(void** state)
+static void test_what_never_leaves(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_message timeout_now = {
         .type = RAFT_IO_TIMEOUT_NOW, .server_id = 2, .server_address = n->s.addresses[1]};
     struct raft_message vote = vote_for(n, 2);
@@ -232,9 +229,9 @@ static void test_what_never_leaves(void** state)
 }
 
 /* D13 on its way out. */
-static void test_results_are_clamped(void** state)
+static void test_results_are_clamped(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES_RESULT,
                              .server_id = 2,
                              .server_address = n->s.addresses[1],
@@ -243,17 +240,17 @@ static void test_results_are_clamped(void** state)
     n->s.rep.cures.matched_term = TERM;
     n->s.rep.cures.matched_index = 4;
     send_message(n, &m);
-    const struct fake_frame* f = &n->s.net.frames[0];
+    const struct fake_frame *f = &n->s.net.frames[0];
     assert_int_equal(rguard__rpc_decode(f->type, f->body, f->len, &in), 0);
     assert_int_equal(in.append_entries_result.last_log_index, 4);
 }
 
 /* Five entries of 400 KiB: two fit a frame, each frame continues where the one before ended. */
-static void test_long_append_is_split(void** state)
+static void test_long_append_is_split(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     size_t len = 400u << 10;
-    uint8_t* data = calloc(1, len);
+    uint8_t *data = calloc(1, len);
     struct raft_entry entries[5];
     for (unsigned i = 0; i < 5; i++) {
         entries[i] = (struct raft_entry){.term = 2 + i, .type = RAFT_BARRIER, .buf = {data, len}};
@@ -266,7 +263,7 @@ static void test_long_append_is_split(void** state)
     assert_int_equal(n->s.net.n_frames, 3);
     unsigned at = 0;
     for (unsigned i = 0; i < 3; i++) {
-        const struct fake_frame* f = &n->s.net.frames[i];
+        const struct fake_frame *f = &n->s.net.frames[i];
         struct raft_message in;
         assert_true(f->len <= RGUARD_FRAME_CHUNK + 1024);
         assert_int_equal(rguard__rpc_decode(f->type, f->body, f->len, &in), 0);
@@ -290,9 +287,9 @@ static void test_long_append_is_split(void** state)
 }
 
 /* One that is larger than a frame should be goes alone; a heartbeat is one frame too. */
-static void test_shortest_and_longest(void** state)
+static void test_shortest_and_longest(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     size_t len = 3u << 20;
     struct raft_entry entry = {.term = 2, .type = RAFT_BARRIER, .buf = {calloc(1, len), len}};
     struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES,
@@ -310,9 +307,9 @@ static void test_shortest_and_longest(void** state)
 }
 
 /* A candidate asks again on a fresh connection, in the words of its present candidacy only. */
-static void test_vote_is_repeated_on_a_new_link(void** state)
+static void test_vote_is_repeated_on_a_new_link(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_message m = vote_for(n, 2);
     rguard__io_link(&n->s.rep, 3, true);
     n->s.raft.state = RAFT_CANDIDATE;
@@ -341,8 +338,7 @@ static void test_vote_is_repeated_on_a_new_link(void** state)
     assert_int_equal(n->s.net.n_frames, 3);
 }
 
-/* ---- appends ----------------------------------------------------------------------------------
- */
+/* ---- appends --------------------------------------------------------------------------------- */
 
 #define COMMAND "a command"
 #define BYTES   (RGUARD_ENVELOPE_BYTES + sizeof COMMAND)
@@ -353,17 +349,17 @@ static void fill(uint8_t bytes[BYTES])
     rguard__envelope_write(bytes, bytes + RGUARD_ENVELOPE_BYTES, sizeof COMMAND);
 }
 
-static int append(struct node* n, uint8_t* bytes, struct raft_io_append* req)
+static int append(struct node *n, uint8_t *bytes, struct raft_io_append *req)
 {
     struct raft_entry entry = {.term = TERM, .type = RAFT_COMMAND, .buf = {bytes, BYTES}};
     *req = (struct raft_io_append){.data = n};
     return n->s.rep.io.append(&n->s.rep.io, req, &entry, 1, on_appended);
 }
 
-static void test_append(void** state)
+static void test_append(void **state)
 {
-    struct node* n = *state;
-    struct rguard_replica* rep = &n->s.rep;
+    struct node *n = *state;
+    struct rguard_replica *rep = &n->s.rep;
     struct raft_io_append first, second;
     uint8_t bytes[BYTES];
     fill(bytes);
@@ -383,10 +379,10 @@ static void test_append(void** state)
 }
 
 /* D1, D2: nobody is told of a failed write but the followers, by notice. The process then ends. */
-static void test_failed_write_is_the_last_word(void** state)
+static void test_failed_write_is_the_last_word(void **state)
 {
-    struct node* n = *state;
-    struct rguard_replica* rep = &n->s.rep;
+    struct node *n = *state;
+    struct rguard_replica *rep = &n->s.rep;
     struct raft_io_append first, second;
     struct raft_message vote = vote_for(n, 2);
     uint8_t bytes[BYTES], datagram[512];
@@ -410,9 +406,9 @@ static void test_failed_write_is_the_last_word(void** state)
     assert_int_equal(n->s.net.n_frames, 0);
 }
 
-static void test_muted_appends_nothing(void** state)
+static void test_muted_appends_nothing(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     struct raft_io_append req;
     uint8_t bytes[BYTES];
     fill(bytes);
@@ -424,13 +420,13 @@ static void test_muted_appends_nothing(void** state)
 
 struct damaged
 {
-    struct node* n;
-    const char* off;
+    struct node *n;
+    const char *off;
 };
 
-static void append_damaged(void* user)
+static void append_damaged(void *user)
 {
-    struct damaged* d = user;
+    struct damaged *d = user;
     struct raft_io_append req;
     uint8_t bytes[BYTES];
     fill(bytes);
@@ -442,7 +438,7 @@ static void append_damaged(void* user)
 }
 
 /* D12: a command that was whole when it was proposed: this node's memory is bad. */
-static void test_damage_before_the_append(void** state)
+static void test_damage_before_the_append(void **state)
 {
     struct damaged d = {*state, NULL};
     char text[1024];
@@ -453,11 +449,10 @@ static void test_damage_before_the_append(void** state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* ---- messages in ------------------------------------------------------------------------------
- */
+/* ---- messages in ----------------------------------------------------------------------------- */
 
 /* An AppendEntries with one command, as node 2 would send it; @flip damages the command. */
-static void receive(struct node* n, uint64_t peer, bool flip)
+static void receive(struct node *n, uint64_t peer, bool flip)
 {
     struct rguard_rpc_out out = {0};
     uint8_t bytes[BYTES];
@@ -471,9 +466,9 @@ static void receive(struct node* n, uint64_t peer, bool flip)
     free(out.bytes);
 }
 
-static void test_delivery(void** state)
+static void test_delivery(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     receive(n, 2, false);
     assert_int_equal(n->s.n_got, 1);
     assert_int_equal(n->s.got[0].type, RAFT_IO_APPEND_ENTRIES);
@@ -484,9 +479,9 @@ static void test_delivery(void** state)
 }
 
 /* D12, at the follower: dropped and counted before libraft sees it. */
-static void test_damage_on_arrival(void** state)
+static void test_damage_on_arrival(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     receive(n, 2, true);
     assert_int_equal(n->s.n_got, 0);
     assert_int_equal(n->s.rep.bad_envelopes, 1);
@@ -497,10 +492,10 @@ static void test_damage_on_arrival(void** state)
 }
 
 /* Muted, dead, not started, closing, from a stranger, malformed. */
-static void test_what_is_not_delivered(void** state)
+static void test_what_is_not_delivered(void **state)
 {
-    struct node* n = *state;
-    struct rguard_replica* rep = &n->s.rep;
+    struct node *n = *state;
+    struct rguard_replica *rep = &n->s.rep;
     rep->muted = true;
     receive(n, 2, false);
     rep->muted = false;
@@ -512,15 +507,14 @@ static void test_what_is_not_delivered(void** state)
     rep->started = true;
     receive(n, 77, false);
     for (unsigned type = 0; type < 20; type++) {
-        rguard__io_frame(rep, 2, (uint16_t)type, (const uint8_t*)"garbage", 7);
+        rguard__io_frame(rep, 2, (uint16_t)type, (const uint8_t *)"garbage", 7);
     }
     assert_int_equal(n->s.n_got, 0);
     receive(n, 2, false);
     assert_int_equal(n->s.n_got, 1);
 }
 
-/* ---- load -------------------------------------------------------------------------------------
- */
+/* ---- load ------------------------------------------------------------------------------------ */
 
 struct loaded
 {
@@ -532,12 +526,12 @@ struct loaded
     unsigned short type;
 };
 
-static struct loaded load(struct node* n)
+static struct loaded load(struct node *n)
 {
     struct loaded l;
-    struct raft_snapshot* snapshot = NULL;
-    struct raft_entry* entries = NULL;
-    struct raft_io* io = &n->s.rep.io;
+    struct raft_snapshot *snapshot = NULL;
+    struct raft_entry *entries = NULL;
+    struct raft_io *io = &n->s.rep.io;
     l.rv = io->load(io, &l.term, &l.vote, &snapshot, &l.start, &entries, &l.n);
     if (l.rv == 0) {
         l.type = l.n > 0 ? entries[0].type : 0;
@@ -550,10 +544,10 @@ static struct loaded load(struct node* n)
     return l;
 }
 
-static void test_bootstrap_once(void** state)
+static void test_bootstrap_once(void **state)
 {
-    struct node* n = *state;
-    struct raft_io* io = &n->s.rep.io;
+    struct node *n = *state;
+    struct raft_io *io = &n->s.rep.io;
     assert_int_equal(io->bootstrap(io, &n->s.raft.configuration), 0);
     assert_int_equal(io->bootstrap(io, &n->s.raft.configuration), RAFT_CANTBOOTSTRAP);
     struct loaded l = load(n);
@@ -576,9 +570,9 @@ static void test_bootstrap_once(void** state)
 }
 
 /* Damaged before it was written, so that the log's own checksum is right. */
-static void test_damaged_command_in_the_log(void** state)
+static void test_damaged_command_in_the_log(void **state)
 {
-    struct node* n = *state;
+    struct node *n = *state;
     uint8_t bytes[BYTES];
     fill(bytes);
     bytes[BYTES - 1] ^= 1;

@@ -17,54 +17,54 @@
 
 #include <cmocka.h>
 
-static struct kv_engine* open_engine(void)
+static struct kv_engine *open_engine(void)
 {
-    struct kv_engine* e = NULL;
+    struct kv_engine *e = NULL;
     assert_int_equal(kv_engine_open(NULL, &e), 0);
     return e;
 }
 
-static struct kv_slice text(const char* s)
+static struct kv_slice text(const char *s)
 {
     return (struct kv_slice){s, strlen(s)};
 }
 
 /* Encodes into a buffer of exactly the size, so that sanitizers see every step too far. */
-static void* encode(enum kv_op op, const struct kv_slice* args, unsigned n, size_t* len)
+static void *encode(enum kv_op op, const struct kv_slice *args, unsigned n, size_t *len)
 {
     *len = kv_command_size(args, n);
-    void* cmd = malloc(*len);
+    void *cmd = malloc(*len);
     assert_non_null(cmd);
     kv_command_encode(cmd, op, args, n);
     return cmd;
 }
 
-static void* apply(struct kv_engine* e, enum kv_op op, const struct kv_slice* args, unsigned n)
+static void *apply(struct kv_engine *e, enum kv_op op, const struct kv_slice *args, unsigned n)
 {
     size_t len;
-    void* result = NULL;
-    void* cmd = encode(op, args, n, &len);
+    void *result = NULL;
+    void *cmd = encode(op, args, n, &len);
     assert_int_equal(len % 8, 0);
     assert_int_equal(kv_engine_apply(e, 1, cmd, len, &result), 0);
     free(cmd);
     return result;
 }
 
-static enum kv_result_code set(struct kv_engine* e, struct kv_slice key, struct kv_slice value)
+static enum kv_result_code set(struct kv_engine *e, struct kv_slice key, struct kv_slice value)
 {
     const struct kv_slice args[] = {key, value};
     return kv_result_code(apply(e, KV_OP_SET, args, 2));
 }
 
-static uint64_t del(struct kv_engine* e, const char* key)
+static uint64_t del(struct kv_engine *e, const char *key)
 {
     const struct kv_slice args[] = {text(key)};
-    void* result = apply(e, KV_OP_DEL, args, 1);
+    void *result = apply(e, KV_OP_DEL, args, 1);
     assert_int_equal(kv_result_code(result), KV_COUNT);
     return kv_result_count(result);
 }
 
-static void expect(const struct kv_engine* e, const char* key, const char* value)
+static void expect(const struct kv_engine *e, const char *key, const char *value)
 {
     struct kv_slice got = {0};
     bool there = kv_engine_get(e, key, strlen(key), &got);
@@ -75,14 +75,14 @@ static void expect(const struct kv_engine* e, const char* key, const char* value
     }
 }
 
-static void expect_honest_digest(struct kv_engine* e)
+static void expect_honest_digest(struct kv_engine *e)
 {
     assert_int_equal(kv_engine_digest(e), kv_engine_digest_memory(e));
 }
 
-static void test_commands(void** state)
+static void test_commands(void **state)
 {
-    struct kv_engine* e = open_engine();
+    struct kv_engine *e = open_engine();
     struct kv_engine_stats stats;
     (void)state;
     assert_int_equal(set(e, text("a"), text("1")), KV_OK);
@@ -111,7 +111,7 @@ static void test_commands(void** state)
     kv_engine_close(e);
 }
 
-static uint64_t next_random(uint64_t* seed)
+static uint64_t next_random(uint64_t *seed)
 {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -122,10 +122,10 @@ static uint64_t next_random(uint64_t* seed)
 #define MODEL_KEYS 50
 
 /* Random commands against a plain array; digest and snapshot on the way. */
-static void test_against_a_model(void** state)
+static void test_against_a_model(void **state)
 {
-    struct kv_engine* e = open_engine();
-    struct kv_engine* copy = open_engine();
+    struct kv_engine *e = open_engine();
+    struct kv_engine *copy = open_engine();
     static char values[MODEL_KEYS][9000];
     static char value[9000];
     uint64_t seed = 5;
@@ -148,7 +148,7 @@ static void test_against_a_model(void** state)
             memset(values, 0, sizeof values);
         }
         if (round % 200 == 0) {
-            void* data = NULL;
+            void *data = NULL;
             size_t len = 0;
             expect_honest_digest(e);
             assert_int_equal(kv_engine_snapshot(e, &data, &len), 0);
@@ -169,10 +169,10 @@ static void test_against_a_model(void** state)
 }
 
 /* Equal content, different past. */
-static void test_digest_is_of_content(void** state)
+static void test_digest_is_of_content(void **state)
 {
-    struct kv_engine* a = open_engine();
-    struct kv_engine* b = open_engine();
+    struct kv_engine *a = open_engine();
+    struct kv_engine *b = open_engine();
     (void)state;
     set(a, text("k"), text("v"));
     set(a, text("l"), text("w"));
@@ -190,10 +190,10 @@ static void test_digest_is_of_content(void** state)
     kv_engine_close(a);
 }
 
-static void test_limits_refuse(void** state)
+static void test_limits_refuse(void **state)
 {
     const struct kv_engine_limits limits = {.keys = 4, .pages = 3};
-    struct kv_engine* e = NULL;
+    struct kv_engine *e = NULL;
     char two_pages[4097] = "";
     struct kv_slice big = {two_pages, sizeof two_pages};
     (void)state;
@@ -213,22 +213,22 @@ static void test_limits_refuse(void** state)
     kv_engine_close(e);
 }
 
-static void expect_malformed(struct kv_engine* e, const void* cmd, size_t len)
+static void expect_malformed(struct kv_engine *e, const void *cmd, size_t len)
 {
-    void* copy = malloc(len != 0 ? len : 1);
-    void* result = NULL;
+    void *copy = malloc(len != 0 ? len : 1);
+    void *result = NULL;
     memcpy(copy, cmd, len);
     assert_int_equal(kv_engine_apply(e, 1, copy, len, &result), 0);
     assert_int_equal(kv_result_code(result), KV_MALFORMED);
     free(copy);
 }
 
-static void test_malformed_commands(void** state)
+static void test_malformed_commands(void **state)
 {
-    struct kv_engine* e = open_engine();
+    struct kv_engine *e = open_engine();
     const struct kv_slice args[] = {text("key"), text("value")};
     size_t len;
-    unsigned char* cmd = encode(KV_OP_SET, args, 2, &len);
+    unsigned char *cmd = encode(KV_OP_SET, args, 2, &len);
     uint64_t seed = 3;
     (void)state;
     set(e, text("k"), text("v"));
@@ -254,7 +254,7 @@ static void test_malformed_commands(void** state)
     unsigned malformed = 0;
     for (int round = 0; round < 20000; round++) {
         unsigned char garbage[64];
-        void* result = NULL;
+        void *result = NULL;
         for (size_t i = 0; i < sizeof garbage; i++) {
             garbage[i] = (unsigned char)next_random(&seed);
         }
@@ -273,11 +273,11 @@ static void test_malformed_commands(void** state)
     kv_engine_close(e);
 }
 
-static void test_a_bad_snapshot_changes_nothing(void** state)
+static void test_a_bad_snapshot_changes_nothing(void **state)
 {
-    struct kv_engine* from = open_engine();
-    struct kv_engine* e = open_engine();
-    void* data = NULL;
+    struct kv_engine *from = open_engine();
+    struct kv_engine *e = open_engine();
+    void *data = NULL;
     size_t len = 0;
     (void)state;
     set(from, text("a"), text("some value"));
@@ -285,12 +285,12 @@ static void test_a_bad_snapshot_changes_nothing(void** state)
     set(e, text("mine"), text("kept"));
     assert_int_equal(kv_engine_snapshot(from, &data, &len), 0);
     for (size_t cut = 1; cut < len; cut++) {
-        unsigned char* part = malloc(cut);
+        unsigned char *part = malloc(cut);
         memcpy(part, data, cut);
         assert_int_not_equal(kv_engine_restore(e, part, cut), 0);
         free(part);
     }
-    unsigned char* bytes = data;
+    unsigned char *bytes = data;
     size_t used = 32 + 2 * 8 + 1 + 10 + 1 + 7; /* behind it there is padding, which means nothing */
     for (size_t bit = 0; bit < used * 8; bit++) {
         bytes[bit / 8] ^= (unsigned char)(1u << bit % 8);
@@ -312,16 +312,16 @@ static void test_a_bad_snapshot_changes_nothing(void** state)
 }
 
 /* A bit that flips in memory: the two digests part, and no snapshot carries it away. */
-static void test_a_flip_shows(void** state)
+static void test_a_flip_shows(void **state)
 {
-    struct kv_engine* e = open_engine();
+    struct kv_engine *e = open_engine();
     struct kv_slice value = {0};
-    void* data = NULL;
+    void *data = NULL;
     size_t len = 0;
     (void)state;
     set(e, text("k"), text("value"));
     assert_true(kv_engine_get(e, "k", 1, &value));
-    unsigned char* stored = (unsigned char*)(uintptr_t)value.data;
+    unsigned char *stored = (unsigned char *)(uintptr_t)value.data;
     stored[2] ^= 1;
     assert_int_not_equal(kv_engine_digest(e), kv_engine_digest_memory(e));
     assert_int_equal(kv_engine_snapshot(e, &data, &len), RGUARD_ECHECKSUM);
@@ -330,27 +330,26 @@ static void test_a_flip_shows(void** state)
     kv_engine_close(e);
 }
 
-/* ---- in a window: each in a process of its own, because cmocka keeps SIGSEGV -------------------
- */
+/* ---- in a window: each in a process of its own, because cmocka keeps SIGSEGV ----------------- */
 
 struct entry
 {
-    struct kv_engine* engine;
-    void* cmd;
+    struct kv_engine *engine;
+    void *cmd;
     size_t len;
-    void* result;
+    void *result;
 };
 
-static int run_entry(void* user)
+static int run_entry(void *user)
 {
-    struct entry* entry = user;
+    struct entry *entry = user;
     return kv_engine_apply(entry->engine, 7, entry->cmd, entry->len, &entry->result);
 }
 
 enum outcome { ROLLED_BACK = 0, COMMITTED = 1, DAMAGED = 2, WRONG = 3 };
 
 /* cmocka's asserts would go on with the next test, in the child as well. */
-static bool holds(const struct kv_engine* e, const char* key, const char* value)
+static bool holds(const struct kv_engine *e, const char *key, const char *value)
 {
     struct kv_slice got = {0};
     return kv_engine_get(e, key, strlen(key), &got) && got.len == strlen(value) &&
@@ -358,10 +357,10 @@ static bool holds(const struct kv_engine* e, const char* key, const char* value)
 }
 
 /* SET b in a window while @spec is armed on kv/apply. */
-static int apply_with_fault(const char* spec, const char* off, uint32_t kind)
+static int apply_with_fault(const char *spec, const char *off, uint32_t kind)
 {
-    struct kv_engine* e = NULL;
-    rguard_window* w = NULL;
+    struct kv_engine *e = NULL;
+    rguard_window *w = NULL;
     struct rguard_violation v = {0};
     const struct kv_slice args[] = {text("b"), text("new")};
     struct rguard_window_options options = {.size = sizeof options};
@@ -399,18 +398,18 @@ static int apply_with_fault(const char* spec, const char* off, uint32_t kind)
 }
 
 /* DEL and FLUSH touch the most; an abort must bring all of it back. */
-static int run_and_cancel(void* user)
+static int run_and_cancel(void *user)
 {
     int rc = run_entry(user);
     return rc != 0 ? rc : -ECANCELED;
 }
 
-static int cancel_every_command(const char* off)
+static int cancel_every_command(const char *off)
 {
     struct rguard_window_options options = {.size = sizeof options};
     struct rguard_violation v;
-    struct kv_engine* e = NULL;
-    rguard_window* w = NULL;
+    struct kv_engine *e = NULL;
+    rguard_window *w = NULL;
     const struct kv_slice args[] = {text("1"), text("2"), text("3")};
     struct
     {
@@ -451,7 +450,7 @@ static int cancel_every_command(const char* off)
 }
 
 /* @spec NULL: the commands are cancelled instead. The outcome, or 100 + the signal. */
-static int in_child(const char* spec, const char* off, uint32_t kind)
+static int in_child(const char *spec, const char *off, uint32_t kind)
 {
     int status = 0;
     fflush(NULL);
@@ -464,7 +463,7 @@ static int in_child(const char* spec, const char* off, uint32_t kind)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
 }
 
-static void test_an_overrun_is_rolled_back(void** state)
+static void test_an_overrun_is_rolled_back(void **state)
 {
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
@@ -474,20 +473,20 @@ static void test_an_overrun_is_rolled_back(void** state)
     assert_int_equal(in_child("overrun(64)", NULL, RGUARD_V_SLOT_GUARD), ROLLED_BACK);
 }
 
-static void test_a_double_free_is_rolled_back(void** state)
+static void test_a_double_free_is_rolled_back(void **state)
 {
     (void)state;
     assert_int_equal(in_child("double_free", NULL, RGUARD_V_DOUBLE_FREE), ROLLED_BACK);
 }
 
-static void test_a_flip_is_stored_and_digested(void** state)
+static void test_a_flip_is_stored_and_digested(void **state)
 {
     (void)state;
     assert_int_equal(in_child("bitflip", NULL, RGUARD_V_NONE), COMMITTED);
 }
 
 /* Without its detector each fault goes through. */
-static void test_detectors_off(void** state)
+static void test_detectors_off(void **state)
 {
     (void)state;
 #ifdef RGUARD_TESTING
@@ -499,7 +498,7 @@ static void test_detectors_off(void** state)
 #endif
 }
 
-static void test_every_command_can_be_undone(void** state)
+static void test_every_command_can_be_undone(void **state)
 {
     (void)state;
     assert_int_equal(in_child(NULL, NULL, RGUARD_V_NONE), ROLLED_BACK);

@@ -13,10 +13,10 @@
 
 #include <cmocka.h>
 
-static void feed(struct resp_parser* p, const char* data, size_t len)
+static void feed(struct resp_parser *p, const char *data, size_t len)
 {
     while (len > 0) {
-        char* where;
+        char *where;
         size_t room;
         assert_int_equal(resp_reserve(p, &where, &room), 0);
         assert_true(room > 0);
@@ -30,7 +30,7 @@ static void feed(struct resp_parser* p, const char* data, size_t len)
 
 /* Everything that comes out of @input, as "[a|b][c]" and "!error" when it ends in one; fed in
  * pieces of @step bytes. */
-static void transcript(const char* input, size_t len, size_t step, char* out, size_t cap)
+static void transcript(const char *input, size_t len, size_t step, char *out, size_t cap)
 {
     struct resp_parser p;
     struct resp_request r;
@@ -60,7 +60,7 @@ struct sample
     const char *input, *expected;
 };
 
-static void check_samples(const struct sample* samples, size_t n)
+static void check_samples(const struct sample *samples, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         char got[512];
@@ -76,7 +76,7 @@ static void check_samples(const struct sample* samples, size_t n)
 }
 #define CHECK(samples) check_samples(samples, sizeof samples / sizeof samples[0])
 
-static void test_requests_in_any_pieces(void** state)
+static void test_requests_in_any_pieces(void **state)
 {
     static const struct sample samples[] = {
         {"*1\r\n$4\r\nPING\r\n", "[PING]"},
@@ -96,7 +96,7 @@ static void test_requests_in_any_pieces(void** state)
     CHECK(samples);
 }
 
-static void test_the_first_bad_byte_ends_it(void** state)
+static void test_the_first_bad_byte_ends_it(void **state)
 {
     static const struct sample samples[] = {
         {"*x\r\n", "!invalid multibulk length"},
@@ -122,7 +122,7 @@ static void test_the_first_bad_byte_ends_it(void** state)
 }
 
 /* A length is believed only as far as the bytes that came. */
-static void test_announced_lengths_cost_nothing(void** state)
+static void test_announced_lengths_cost_nothing(void **state)
 {
     static const char head[] = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n";
     struct resp_parser p;
@@ -132,7 +132,7 @@ static void test_announced_lengths_cost_nothing(void** state)
     feed(&p, head, sizeof head - 1);
     assert_int_equal(resp_next(&p, &r), RESP_MORE);
     assert_true(p.cap < 64u << 10);
-    char* chunk = calloc(1, 1u << 16);
+    char *chunk = calloc(1, 1u << 16);
     for (int i = 0; i < 16; i++) {
         feed(&p, chunk, 1u << 16);
         assert_int_equal(resp_next(&p, &r), RESP_MORE);
@@ -150,7 +150,7 @@ static void test_announced_lengths_cost_nothing(void** state)
     resp_free(&p);
 }
 
-static void test_requests_have_a_size_in_all(void** state)
+static void test_requests_have_a_size_in_all(void **state)
 {
     static const char arg[] = "$65536\r\n";
     struct resp_parser p;
@@ -159,7 +159,7 @@ static void test_requests_have_a_size_in_all(void** state)
     (void)state;
     resp_init(&p);
     feed(&p, "*1024\r\n", 7);
-    char* bytes = calloc(1, 65536);
+    char *bytes = calloc(1, 65536);
     for (int i = 0; i < 100 && status == RESP_MORE; i++) {
         feed(&p, arg, sizeof arg - 1);
         feed(&p, bytes, 65536);
@@ -173,7 +173,7 @@ static void test_requests_have_a_size_in_all(void** state)
     resp_free(&p);
 }
 
-static void test_inline_has_a_size(void** state)
+static void test_inline_has_a_size(void **state)
 {
     struct resp_parser p;
     struct resp_request r;
@@ -199,7 +199,7 @@ static void test_inline_has_a_size(void** state)
     resp_free(&p);
 }
 
-static uint64_t next_random(uint64_t* seed)
+static uint64_t next_random(uint64_t *seed)
 {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -209,9 +209,9 @@ static uint64_t next_random(uint64_t* seed)
 
 /* Garbage from an alphabet that reaches deep: the same in one piece and in odd ones, every argument
  * inside the buffer, no crash (the sanitizer builds watch the rest). */
-static void test_garbage(void** state)
+static void test_garbage(void **state)
 {
-    static const char* const words[] = {"*1\r\n", "*3\r\n", "$3\r\n", "$0\r\n", "abc",  "\r\n",
+    static const char *const words[] = {"*1\r\n", "*3\r\n", "$3\r\n", "$0\r\n", "abc",  "\r\n",
                                         "\n",     "\"",     "'",      "\\x4",   " ",    "*",
                                         "$",      "-1",     "SET",    "\r",     "9999", "\0"};
     uint64_t seed = 7;
@@ -221,7 +221,7 @@ static void test_garbage(void** state)
         char input[256], whole[1024], pieces[1024];
         size_t len = 0;
         for (int i = 0; i < 24; i++) {
-            const char* w = words[next_random(&seed) % (sizeof words / sizeof words[0])];
+            const char *w = words[next_random(&seed) % (sizeof words / sizeof words[0])];
             size_t n = *w == '\0' ? 1 : strlen(w);
             memcpy(input + len, w, n);
             len += n;
@@ -236,7 +236,7 @@ static void test_garbage(void** state)
     assert_true(errors > 1000);
 }
 
-static void test_random_bytes(void** state)
+static void test_random_bytes(void **state)
 {
     uint64_t seed = 99;
     (void)state;
@@ -260,7 +260,7 @@ static void test_random_bytes(void** state)
     }
 }
 
-static void test_replies(void** state)
+static void test_replies(void **state)
 {
     struct resp_out o = {0};
     (void)state;

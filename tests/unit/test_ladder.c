@@ -69,7 +69,7 @@ static bool is_drawn(uint32_t from, uint32_t to)
     return false;
 }
 
-static void test_every_pair(void** state)
+static void test_every_pair(void **state)
 {
     (void)state;
     for (uint32_t from = 0; from < STATES; from++) {
@@ -83,7 +83,7 @@ static void test_every_pair(void** state)
     }
 }
 
-static void test_outside(void** state)
+static void test_outside(void **state)
 {
     (void)state;
     for (uint32_t s = 0; s < STATES; s++) {
@@ -95,7 +95,7 @@ static void test_outside(void** state)
     assert_string_equal(rguard_ladder_state_name(STATES), "?");
 }
 
-static void test_names(void** state)
+static void test_names(void **state)
 {
 #define NAME(name, value, text) assert_string_equal(rguard_ladder_state_name(name), text);
     (void)state;
@@ -109,7 +109,7 @@ static bool is_muted(uint32_t s)
     return s != SERVING && s != VIOLATED && s != PROBATION;
 }
 
-static void test_mute_follows(void** state)
+static void test_mute_follows(void **state)
 {
     struct shell s;
     (void)state;
@@ -125,7 +125,7 @@ static void test_mute_follows(void** state)
     shell_fini(&s);
 }
 
-static void test_who_may_campaign(void** state)
+static void test_who_may_campaign(void **state)
 {
     struct shell s;
     (void)state;
@@ -142,18 +142,18 @@ static void test_who_may_campaign(void** state)
 
 struct attempt
 {
-    struct shell* s;
+    struct shell *s;
     struct move move;
 };
 
-static void move_in_child(void* user)
+static void move_in_child(void *user)
 {
-    struct attempt* a = user;
+    struct attempt *a = user;
     a->s->rep.ladder = a->move.from;
     rguard__ladder_move(&a->s->rep, a->move.to);
 }
 
-static void test_illegal_move_ends_the_process(void** state)
+static void test_illegal_move_ends_the_process(void **state)
 {
     struct shell s;
     char text[512];

@@ -30,8 +30,8 @@ enum { OURS = 1, CURE_D8 = 2, BARRIER = 4, CURE_D11 = 8 | BARRIER, CURE_D13 = 16
 
 struct server
 {
-    struct raft* raft;
-    struct raft_io* io;
+    struct raft *raft;
+    struct raft_io *io;
     struct raft_io stock; /* the fixture's methods */
     struct raft_fsm fsm;
     raft_io_recv_cb recv;
@@ -45,7 +45,7 @@ struct server
     unsigned n_barriers;
     /* faults */
     bool hold_append;
-    struct raft_io_append* held_req;
+    struct raft_io_append *held_req;
     raft_io_append_cb held_cb;
     unsigned max_entries; /* of an AppendEntries that leaves, 0 = all: the next frame is lost */
 };
@@ -67,10 +67,9 @@ static struct world
     struct rguard_channel channel; /* a clock: the fixture's */
 } w;
 
-/* ---- between libraft and the fixture ----------------------------------------------------------
- */
+/* ---- between libraft and the fixture --------------------------------------------------------- */
 
-static struct server* server_of(struct raft_io* io)
+static struct server *server_of(struct raft_io *io)
 {
     for (unsigned i = 0; i < SERVERS; i++) {
         if (w.servers[i].io == io) {
@@ -80,28 +79,28 @@ static struct server* server_of(struct raft_io* io)
     abort();
 }
 
-static void wrapped_recv(struct raft_io* io, struct raft_message* m)
+static void wrapped_recv(struct raft_io *io, struct raft_message *m)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     if (w.cures != 0 && !rguard__cure_incoming(&s->rep, m)) {
         return;
     }
     s->recv(io, m);
 }
 
-static int wrapped_start(struct raft_io* io, unsigned msecs, raft_io_tick_cb tick,
+static int wrapped_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick,
                          raft_io_recv_cb recv)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     s->recv = recv;
     s->rep.recv_cb = recv;
     return s->stock.start(io, msecs, tick, wrapped_recv);
 }
 
-static int wrapped_send(struct raft_io* io, struct raft_io_send* req,
-                        const struct raft_message* message, raft_io_send_cb cb)
+static int wrapped_send(struct raft_io *io, struct raft_io_send *req,
+                        const struct raft_message *message, raft_io_send_cb cb)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     struct raft_message m = *message;
     if (w.cures != 0) {
         rguard__cure_outgoing(&s->rep, &m);
@@ -113,10 +112,10 @@ static int wrapped_send(struct raft_io* io, struct raft_io_send* req,
     return s->stock.send(io, req, &m, cb);
 }
 
-static int wrapped_append(struct raft_io* io, struct raft_io_append* req,
+static int wrapped_append(struct raft_io *io, struct raft_io_append *req,
                           const struct raft_entry entries[], unsigned n, raft_io_append_cb cb)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     if (s->hold_append) {
         s->hold_append = false;
         s->held_req = req;
@@ -127,28 +126,28 @@ static int wrapped_append(struct raft_io* io, struct raft_io_append* req,
 }
 
 /* D14: one vote a term, whatever libraft thinks: the rule of io.c, asked before the disk. */
-static int wrapped_set_term(struct raft_io* io, raft_term term)
+static int wrapped_set_term(struct raft_io *io, raft_term term)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     int rv = w.cures != 0 ? s->rep.io.set_term(&s->rep.io, term) : 0;
     return rv != 0 ? rv : s->stock.set_term(io, term);
 }
 
-static int wrapped_set_vote(struct raft_io* io, raft_id id)
+static int wrapped_set_vote(struct raft_io *io, raft_id id)
 {
-    struct server* s = server_of(io);
+    struct server *s = server_of(io);
     int rv = w.cures != 0 ? s->rep.io.set_vote(&s->rep.io, id) : 0;
     return rv != 0 ? rv : s->stock.set_vote(io, id);
 }
 
-static void report_held_append(struct server* s)
+static void report_held_append(struct server *s)
 {
-    struct raft_io_append* req = s->held_req;
+    struct raft_io_append *req = s->held_req;
     s->held_req = NULL;
     s->held_cb(req, RAFT_IOERR);
 }
 
-static uint64_t fixture_now(struct rguard_channel* c)
+static uint64_t fixture_now(struct rguard_channel *c)
 {
     (void)c;
     return w.f.time;
@@ -156,24 +155,24 @@ static uint64_t fixture_now(struct rguard_channel* c)
 
 static const struct rguard_channel_ops clock_only = {.now_ms = fixture_now};
 
-static void on_barrier(struct raft_barrier* req, int status)
+static void on_barrier(struct raft_barrier *req, int status)
 {
     (void)req;
     (void)status;
 }
 
 /* What settle() in replica.c does after every turn. */
-static void settle(struct raft_fixture* f, struct raft_fixture_event* event)
+static void settle(struct raft_fixture *f, struct raft_fixture_event *event)
 {
     (void)f;
     (void)event;
     for (unsigned i = 0; i < SERVERS && w.cures != 0; i++) {
-        struct server* s = &w.servers[i];
+        struct server *s = &w.servers[i];
         bool changed = s->raft->state != s->seen_role || s->raft->current_term != s->seen_term;
         s->seen_role = s->raft->state;
         s->seen_term = s->raft->current_term;
         if (changed && s->raft->state == RAFT_LEADER && (w.cures & BARRIER) != 0) {
-            struct raft_barrier* b = &s->barriers[s->n_barriers++ % 16];
+            struct raft_barrier *b = &s->barriers[s->n_barriers++ % 16];
             s->rep.cures.n_held = 0;
             if (raft_barrier(s->raft, b, on_barrier) == 0) {
                 s->rep.cures.barrier_index = b->index;
@@ -183,20 +182,19 @@ static void settle(struct raft_fixture* f, struct raft_fixture_event* event)
     }
 }
 
-/* ---- state machines ---------------------------------------------------------------------------
- */
+/* ---- state machines -------------------------------------------------------------------------- */
 
-static int fsm_apply(struct raft_fsm* fsm, const struct raft_buffer* buf, void** result)
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
-    struct server* s = fsm->data;
+    struct server *s = fsm->data;
     if (s->n_applied < COMMANDS) {
-        s->applied[s->n_applied++] = *(uint64_t*)buf->base;
+        s->applied[s->n_applied++] = *(uint64_t *)buf->base;
     }
     *result = NULL;
     return 0;
 }
 
-static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsigned* n)
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n)
 {
     (void)fsm;
     (void)bufs;
@@ -204,23 +202,23 @@ static int fsm_snapshot(struct raft_fsm* fsm, struct raft_buffer* bufs[], unsign
     return RAFT_BUSY;
 }
 
-static int fsm_restore(struct raft_fsm* fsm, struct raft_buffer* buf)
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
 {
     (void)fsm;
     (void)buf;
     return RAFT_INVALID;
 }
 
-static void on_applied(struct raft_apply* req, int status, void* result)
+static void on_applied(struct raft_apply *req, int status, void *result)
 {
-    struct command* c = req->data;
+    struct command *c = req->data;
     (void)result;
     c->status = status;
 }
 
-static struct command* propose(unsigned i, uint64_t value)
+static struct command *propose(unsigned i, uint64_t value)
 {
-    struct command* c = &w.commands[w.n_commands++];
+    struct command *c = &w.commands[w.n_commands++];
     struct raft_buffer buf = {raft_malloc(sizeof value), sizeof value};
     memcpy(buf.base, &value, sizeof value);
     *c = (struct command){.value = value, .status = -1};
@@ -231,7 +229,7 @@ static struct command* propose(unsigned i, uint64_t value)
 
 static bool has_applied(unsigned i, uint64_t value)
 {
-    const struct server* s = &w.servers[i];
+    const struct server *s = &w.servers[i];
     for (unsigned k = 0; k < s->n_applied; k++) {
         if (s->applied[k] == value) {
             return true;
@@ -265,8 +263,7 @@ static unsigned lost_at(unsigned i)
     return lost;
 }
 
-/* ---- schedules --------------------------------------------------------------------------------
- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 static void select_cures(unsigned cures)
 {
@@ -285,7 +282,7 @@ static void boot(unsigned cures)
     w.channel.ops = &clock_only;
     assert_int_equal(raft_fixture_initialize(&w.f), 0);
     for (unsigned i = 0; i < SERVERS; i++) {
-        struct server* s = &w.servers[i];
+        struct server *s = &w.servers[i];
         s->fsm = (struct raft_fsm){.version = 1,
                                    .data = s,
                                    .apply = fsm_apply,
@@ -316,7 +313,7 @@ static void boot(unsigned cures)
     raft_configuration_close(&conf);
     assert_int_equal(raft_fixture_start(&w.f), 0);
     raft_fixture_elect(&w.f, 0);
-    struct command* c = propose(0, 1);
+    struct command *c = propose(0, 1);
     raft_fixture_step_until_elapsed(&w.f, 500);
     assert_int_equal(c->status, 0);
 }
@@ -337,7 +334,7 @@ static void shut_down(void)
     w.f.n = 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     (void)state;
     shut_down();
@@ -364,7 +361,7 @@ static void join(unsigned i, unsigned k)
 /* How long server @i waits before it stands for election, now and from now on. */
 static void patience(unsigned i, unsigned ms)
 {
-    struct raft* r = w.servers[i].raft;
+    struct raft *r = w.servers[i].raft;
     raft_fixture_set_randomized_election_timeout(&w.f, i, ms);
     if (r->state == RAFT_FOLLOWER) {
         r->follower_state.randomized_election_timeout = ms;
@@ -397,7 +394,7 @@ static void lead(unsigned i, unsigned k)
     assert_true(raft_fixture_step_until_state_is(&w.f, i, RAFT_LEADER, 20 * ELECTION));
 }
 
-static bool is_led(struct raft_fixture* f, void* arg)
+static bool is_led(struct raft_fixture *f, void *arg)
 {
     (void)f;
     (void)arg;
@@ -405,14 +402,13 @@ static bool is_led(struct raft_fixture* f, void* arg)
            raft_state(w.servers[2].raft) == RAFT_LEADER;
 }
 
-/* ---- D1: a leader whose append failed stays leader --------------------------------------------
- */
+/* ---- D1: a leader whose append failed stays leader ------------------------------------------- */
 
 /* The write of 222 has not returned on the leader when both followers have it. It fails. */
-static struct command* failing_append(void)
+static struct command *failing_append(void)
 {
     w.servers[0].hold_append = true;
-    struct command* c = propose(0, 222);
+    struct command *c = propose(0, 222);
     raft_index last = raft_last_index(w.servers[0].raft);
     run(100);
     assert_int_equal(raft_last_index(w.servers[1].raft), last);
@@ -427,7 +423,7 @@ static void others_go_on(void)
     raft_fixture_kill(&w.f, 0);
     assert_true(raft_fixture_step_until(&w.f, is_led, NULL, 20 * ELECTION));
     bool second = raft_state(w.servers[1].raft) == RAFT_LEADER;
-    struct command* c = propose(second ? 1 : 2, 444);
+    struct command *c = propose(second ? 1 : 2, 444);
     run(500);
     assert_int_equal(c->status, 0);
     assert_true(one_history());
@@ -437,17 +433,17 @@ static void others_go_on(void)
     }
 }
 
-static void test_d1_bare(void** state)
+static void test_d1_bare(void **state)
 {
     (void)state;
     boot(0);
-    struct command* second = failing_append();
+    struct command *second = failing_append();
     report_held_append(&w.servers[0]);
     assert_int_equal(second->status, RAFT_IOERR); /* "it failed" */
     assert_int_equal(raft_state(w.servers[0].raft), RAFT_LEADER);
-    struct command* third = propose(0, 333);
+    struct command *third = propose(0, 333);
     run(200);
-    struct command* fourth = propose(0, 444);
+    struct command *fourth = propose(0, 444);
     run(500);
     assert_int_equal(third->status, 0);
     assert_int_equal(fourth->status, 0);
@@ -458,21 +454,21 @@ static void test_d1_bare(void** state)
 
 /* The failure is never reported: the process ends, the client does not know. test_io.c shows that
  * a replica does that. */
-static void test_d1_cured(void** state)
+static void test_d1_cured(void **state)
 {
     (void)state;
     boot(ALL_CURES);
-    struct command* second = failing_append();
+    struct command *second = failing_append();
     others_go_on();
     assert_int_equal(second->status, -1);
 }
 
 /* Stepping down first, as a rewind does, would do as well: then the report does no harm. */
-static void test_d1_step_down(void** state)
+static void test_d1_step_down(void **state)
 {
     (void)state;
     boot(OURS);
-    struct command* second = failing_append();
+    struct command *second = failing_append();
     rguard__step_down(&w.servers[0].rep);
     assert_int_equal(raft_state(w.servers[0].raft), RAFT_FOLLOWER);
     assert_int_equal(second->status, RAFT_LEADERSHIPLOST); /* "nobody knows" */
@@ -484,8 +480,7 @@ static void test_d1_step_down(void** state)
     assert_int_equal(w.servers[0].n_applied, 3);
 }
 
-/* ---- D8: a vote is refused while an old leader is remembered -----------------------------------
- */
+/* ---- D8: a vote is refused while an old leader is remembered --------------------------------- */
 
 /* The leader dies; one follower is ready after one election timeout, the other after two. @return
  * how long the cluster has no leader, in election timeouts. */
@@ -502,7 +497,7 @@ static double leaderless(unsigned cures)
     return timeouts;
 }
 
-static void test_d8(void** state)
+static void test_d8(void **state)
 {
     (void)state;
     double bare = leaderless(0), cured = leaderless(CURE_D8);
@@ -514,7 +509,7 @@ static void test_d8(void** state)
 }
 
 /* A leader that lives is not disrupted: one that hears nothing from it is still turned away. */
-static void test_d8_living_leader_stays(void** state)
+static void test_d8_living_leader_stays(void **state)
 {
     (void)state;
     boot(CURE_D8);
@@ -526,8 +521,7 @@ static void test_d8_living_leader_stays(void** state)
     assert_int_equal(w.servers[0].raft->current_term, term);
 }
 
-/* ---- D11: entries of an older term are committed by counting ------------------------------------
- */
+/* ---- D11: entries of an older term are committed by counting --------------------------------- */
 
 /* Figure 8 of the paper.
  *
@@ -561,14 +555,14 @@ static void figure_8(unsigned cures)
     raft_fixture_kill(&w.f, 0);
     part();
     lead(1, 2);
-    struct command* z = propose(1, 'Z');
+    struct command *z = propose(1, 'Z');
     run(ELECTION);
     assert_int_equal(z->status, 0);
     assert_true(has_applied(2, 'Y'));
     assert_false(has_applied(2, 'X'));
 }
 
-static void test_d11_bare(void** state)
+static void test_d11_bare(void **state)
 {
     (void)state;
     figure_8(0);
@@ -577,7 +571,7 @@ static void test_d11_bare(void** state)
 }
 
 /* The barrier of the new term is not enough: its leader must not count before it is durable. */
-static void test_d11_switched_off(void** state)
+static void test_d11_switched_off(void **state)
 {
     (void)state;
     figure_8(CURE_D8 | BARRIER);
@@ -585,7 +579,7 @@ static void test_d11_switched_off(void** state)
     assert_false(one_history());
 }
 
-static void test_d11_cured(void** state)
+static void test_d11_cured(void **state)
 {
     (void)state;
     figure_8(CURE_D8 | CURE_D11);
@@ -594,8 +588,7 @@ static void test_d11_cured(void** state)
     assert_int_equal(lost_at(1), 0);
 }
 
-/* ---- D13: a follower acknowledges what was never matched ----------------------------------------
- */
+/* ---- D13: a follower acknowledges what was never matched ------------------------------------- */
 
 /* Server 0 holds three entries that nobody else has when server 1 is elected. Its answer to the
  * first heartbeat is on its way when server 1 proposes three of its own. Server 1 dies. */
@@ -621,7 +614,7 @@ static void leftovers(unsigned cures)
     raft_fixture_kill(&w.f, 1);
     part();
     lead(0, 2);
-    struct command* c = propose(0, 77);
+    struct command *c = propose(0, 77);
     run(ELECTION);
     assert_int_equal(c->status, 0);
     assert_true(has_applied(2, 77));
@@ -636,7 +629,7 @@ static unsigned acknowledged(uint64_t from, uint64_t to)
     return n;
 }
 
-static void test_d13_bare(void** state)
+static void test_d13_bare(void **state)
 {
     (void)state;
     leftovers(0);
@@ -647,7 +640,7 @@ static void test_d13_bare(void** state)
     assert_false(one_history());
 }
 
-static void test_d13_switched_off(void** state)
+static void test_d13_switched_off(void **state)
 {
     (void)state;
     leftovers(CURE_D8);
@@ -655,7 +648,7 @@ static void test_d13_switched_off(void** state)
     assert_false(one_history());
 }
 
-static void test_d13_cured(void** state)
+static void test_d13_cured(void **state)
 {
     (void)state;
     leftovers(CURE_D8 | CURE_D13);
@@ -666,10 +659,9 @@ static void test_d13_cured(void** state)
     assert_true(one_history());
 }
 
-/* ---- everything at once: nothing is made worse -------------------------------------------------
- */
+/* ---- everything at once: nothing is made worse ----------------------------------------------- */
 
-static void test_all_schedules_with_all_cures(void** state)
+static void test_all_schedules_with_all_cures(void **state)
 {
     (void)state;
     leftovers(ALL_CURES);
@@ -682,14 +674,13 @@ static void test_all_schedules_with_all_cures(void** state)
     assert_true(one_history());
 }
 
-/* ---- D14: during a transfer the old leader may vote twice in one term ---------------------------
- */
+/* ---- D14: during a transfer the old leader may vote twice in one term ------------------------ */
 
 /* Server 0 transfers to 1; 2 campaigns at the same moment, as it may after a notice. The fixture
  * ends the process when a term has two leaders. */
-static void transfer_and_notice(void* user)
+static void transfer_and_notice(void *user)
 {
-    struct raft* heir = w.servers[2].raft;
+    struct raft *heir = w.servers[2].raft;
     raft_index last = raft_last_index(heir);
     struct raft_message m = {
         .type = RAFT_IO_TIMEOUT_NOW,
@@ -713,7 +704,7 @@ static void transfer_and_notice(void* user)
     _exit(leaders == 1 ? 0 : 79 + (int)leaders);
 }
 
-static void test_d14(void** state)
+static void test_d14(void **state)
 {
     char text[4096];
     (void)state;

@@ -20,7 +20,7 @@ struct pipe_case
     char dir[128];
 };
 
-static int no_apply(void* user, uint64_t index, const void* cmd, size_t len, void** result)
+static int no_apply(void *user, uint64_t index, const void *cmd, size_t len, void **result)
 {
     (void)user;
     (void)index;
@@ -30,13 +30,13 @@ static int no_apply(void* user, uint64_t index, const void* cmd, size_t len, voi
     return 0;
 }
 
-static void open_replica(const struct pipe_case* c)
+static void open_replica(const struct pipe_case *c)
 {
     static struct raft raft;
     static uv_loop_t loop;
     struct rguard_engine engine = {.size = sizeof engine, .apply = no_apply};
     struct rguard_peer self = {1, NULL};
-    rguard_replica* rep;
+    rguard_replica *rep;
     char address[32], why[256] = "";
     int rv = -EADDRINUSE;
     uv_loop_init(&loop);
@@ -61,9 +61,9 @@ static void open_replica(const struct pipe_case* c)
     }
 }
 
-static void write_to_closed_socket(void* user)
+static void write_to_closed_socket(void *user)
 {
-    const struct pipe_case* c = user;
+    const struct pipe_case *c = user;
     int fds[2];
     signal(SIGPIPE, SIG_DFL);
     if (c->how != BARE) {
@@ -92,7 +92,7 @@ static int sigpipe(int how)
     return status;
 }
 
-static void test_d7(void** state)
+static void test_d7(void **state)
 {
     (void)state;
     assert_true(died_of(sigpipe(BARE), SIGPIPE));

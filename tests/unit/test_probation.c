@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-static uint64_t any_digest(void* user)
+static uint64_t any_digest(void *user)
 {
     (void)user;
     return 0;
@@ -19,7 +19,7 @@ static uint64_t digest_of(uint64_t index)
     return index * 0x9e3779b97f4a7c15u;
 }
 
-static void applied(struct shell* s, uint64_t index, bool command)
+static void applied(struct shell *s, uint64_t index, bool command)
 {
     s->raft.last_applied = index;
     if (command) {
@@ -29,7 +29,7 @@ static void applied(struct shell* s, uint64_t index, bool command)
 }
 
 /* A replica of @n that has applied ten commands and was just rolled back. */
-static void on_probation(struct shell* s, unsigned n)
+static void on_probation(struct shell *s, unsigned n)
 {
     shell_init(s, 1, n);
     s->rep.digests = calloc(RGUARD_DIGEST_RING, sizeof *s->rep.digests);
@@ -42,7 +42,7 @@ static void on_probation(struct shell* s, unsigned n)
     rguard__probation_begin(&s->rep);
 }
 
-static void answer_from(struct shell* s, uint64_t peer, uint64_t index, uint64_t digest,
+static void answer_from(struct shell *s, uint64_t peer, uint64_t index, uint64_t digest,
                         uint64_t known)
 {
     uint8_t body[24];
@@ -50,12 +50,12 @@ static void answer_from(struct shell* s, uint64_t peer, uint64_t index, uint64_t
     rguard__probation_frame(&s->rep, peer, RGUARD_FRAME_DIGEST, body, sizeof body);
 }
 
-static bool over(const struct shell* s)
+static bool over(const struct shell *s)
 {
     return s->rep.ladder == RGUARD_LADDER_SERVING;
 }
 
-static void test_asks_everybody_from_the_loop(void** state)
+static void test_asks_everybody_from_the_loop(void **state)
 {
     struct shell s;
     (void)state;
@@ -75,7 +75,7 @@ static void test_asks_everybody_from_the_loop(void** state)
     shell_fini(&s);
 }
 
-static void test_one_of_three_is_enough(void** state)
+static void test_one_of_three_is_enough(void **state)
 {
     struct shell s;
     (void)state;
@@ -87,7 +87,7 @@ static void test_one_of_three_is_enough(void** state)
     shell_fini(&s);
 }
 
-static void test_two_of_five(void** state)
+static void test_two_of_five(void **state)
 {
     struct shell s;
     (void)state;
@@ -105,7 +105,7 @@ static void test_two_of_five(void** state)
     shell_fini(&s);
 }
 
-static void test_alone(void** state)
+static void test_alone(void **state)
 {
     struct shell s;
     (void)state;
@@ -117,7 +117,7 @@ static void test_alone(void** state)
 }
 
 /* Not known, another index, a shape that is wrong: none of it counts, for or against. */
-static void test_what_does_not_count(void** state)
+static void test_what_does_not_count(void **state)
 {
     struct shell s;
     uint8_t body[64] = {0};
@@ -146,13 +146,13 @@ static void test_what_does_not_count(void** state)
     shell_fini(&s);
 }
 
-static void disagree(void* user)
+static void disagree(void *user)
 {
-    struct shell* s = user;
+    struct shell *s = user;
     answer_from(s, 2, 10, digest_of(10) ^ 1, 1);
 }
 
-static void test_disagreement_ends_the_process(void** state)
+static void test_disagreement_ends_the_process(void **state)
 {
     struct shell s;
     char text[1024];
@@ -166,7 +166,7 @@ static void test_disagreement_ends_the_process(void** state)
     shell_fini(&s);
 }
 
-static void test_disagreement_outside_probation_is_somebody_elses(void** state)
+static void test_disagreement_outside_probation_is_somebody_elses(void **state)
 {
     struct shell s;
     (void)state;
@@ -179,7 +179,7 @@ static void test_disagreement_outside_probation_is_somebody_elses(void** state)
     shell_fini(&s);
 }
 
-static uint64_t asked_about(struct shell* s)
+static uint64_t asked_about(struct shell *s)
 {
     fake_channel_drain(&s->net, 0);
     rguard__probation_ask(&s->rep);
@@ -188,7 +188,7 @@ static uint64_t asked_about(struct shell* s)
 }
 
 /* The same index again and again, until nobody can be expected to remember it. */
-static void test_index_is_chosen_again(void** state)
+static void test_index_is_chosen_again(void **state)
 {
     struct shell s;
     (void)state;
@@ -213,7 +213,7 @@ static void test_index_is_chosen_again(void** state)
 }
 
 /* Barriers and configurations have no digest: the command before them is asked about. */
-static void test_last_entry_was_no_command(void** state)
+static void test_last_entry_was_no_command(void **state)
 {
     struct shell s;
     (void)state;
@@ -224,7 +224,7 @@ static void test_last_entry_was_no_command(void** state)
     shell_fini(&s);
 }
 
-static void test_without_a_digest(void** state)
+static void test_without_a_digest(void **state)
 {
     struct shell s;
     (void)state;
@@ -236,7 +236,7 @@ static void test_without_a_digest(void** state)
     shell_fini(&s);
 }
 
-static void test_stays_silent_when_not_asked_for(void** state)
+static void test_stays_silent_when_not_asked_for(void **state)
 {
     struct shell s;
     (void)state;
@@ -250,10 +250,9 @@ static void test_stays_silent_when_not_asked_for(void** state)
     shell_fini(&s);
 }
 
-/* ---- the side that is asked -------------------------------------------------------------------
- */
+/* ---- the side that is asked ------------------------------------------------------------------ */
 
-static const struct fake_frame* reply(struct shell* s, uint64_t index)
+static const struct fake_frame *reply(struct shell *s, uint64_t index)
 {
     uint8_t body[8];
     fake_channel_drain(&s->net, 0);
@@ -267,14 +266,14 @@ static const struct fake_frame* reply(struct shell* s, uint64_t index)
     return &s->net.frames[0];
 }
 
-static void assert_reply(struct shell* s, uint64_t index, bool known)
+static void assert_reply(struct shell *s, uint64_t index, bool known)
 {
-    const struct fake_frame* f = reply(s, index);
+    const struct fake_frame *f = reply(s, index);
     assert_int_equal(rguard__get64(f->body + 16), known);
     assert_int_equal(rguard__get64(f->body + 8), known ? digest_of(index) : 0);
 }
 
-static void ask(struct shell* s, uint64_t peer, uint64_t index)
+static void ask(struct shell *s, uint64_t peer, uint64_t index)
 {
     uint8_t body[8];
     rguard__put64(body, index);
@@ -282,7 +281,7 @@ static void ask(struct shell* s, uint64_t peer, uint64_t index)
 }
 
 /* What is not applied yet is answered when it is; only the last question of a peer counts. */
-static void test_answers_later_what_it_does_not_know_yet(void** state)
+static void test_answers_later_what_it_does_not_know_yet(void **state)
 {
     struct shell s;
     (void)state;
@@ -309,7 +308,7 @@ static void test_answers_later_what_it_does_not_know_yet(void** state)
     shell_fini(&s);
 }
 
-static void test_answers_what_it_knows(void** state)
+static void test_answers_what_it_knows(void **state)
 {
     struct shell s;
     (void)state;

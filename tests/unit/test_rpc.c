@@ -16,8 +16,7 @@
 
 #define MUTATIONS 250000
 
-/* ---- a heap that counts -----------------------------------------------------------------------
- */
+/* ---- a heap that counts ---------------------------------------------------------------------- */
 
 static struct
 {
@@ -26,7 +25,7 @@ static struct
     long calls;
 } heap;
 
-static void* count_malloc(void* data, size_t size)
+static void *count_malloc(void *data, size_t size)
 {
     (void)data;
     heap.live++;
@@ -35,7 +34,7 @@ static void* count_malloc(void* data, size_t size)
     return malloc(size);
 }
 
-static void* count_calloc(void* data, size_t n, size_t size)
+static void *count_calloc(void *data, size_t n, size_t size)
 {
     (void)data;
     heap.live++;
@@ -44,7 +43,7 @@ static void* count_calloc(void* data, size_t n, size_t size)
     return calloc(n, size);
 }
 
-static void* count_realloc(void* data, void* p, size_t size)
+static void *count_realloc(void *data, void *p, size_t size)
 {
     (void)data;
     heap.live += p == NULL;
@@ -53,26 +52,26 @@ static void* count_realloc(void* data, void* p, size_t size)
     return realloc(p, size);
 }
 
-static void count_free(void* data, void* p)
+static void count_free(void *data, void *p)
 {
     (void)data;
     heap.live -= p != NULL;
     free(p);
 }
 
-static void* count_aligned(void* data, size_t alignment, size_t size)
+static void *count_aligned(void *data, size_t alignment, size_t size)
 {
     (void)alignment;
     return count_malloc(data, size);
 }
 
-static void count_aligned_free(void* data, size_t alignment, void* p)
+static void count_aligned_free(void *data, size_t alignment, void *p)
 {
     (void)alignment;
     count_free(data, p);
 }
 
-static int heap_setup(void** state)
+static int heap_setup(void **state)
 {
     static struct raft_heap counting = {
         NULL,          count_malloc,  count_free,        count_calloc,
@@ -83,37 +82,35 @@ static int heap_setup(void** state)
     return 0;
 }
 
-static int heap_teardown(void** state)
+static int heap_teardown(void **state)
 {
     (void)state;
     raft_heap_set_default();
     return heap.live == 0 ? 0 : -1;
 }
 
-/* ---- a place where nothing can be read beyond the end ------------------------------------------
- */
+/* ---- a place where nothing can be read beyond the end ---------------------------------------- */
 
 #define FENCED ((size_t)2 << 20)
 
-static uint8_t* fence; /* first byte that cannot be read */
+static uint8_t *fence; /* first byte that cannot be read */
 
-static int fence_setup(void** state)
+static int fence_setup(void **state)
 {
     (void)state;
-    uint8_t* p =
+    uint8_t *p =
         mmap(NULL, FENCED + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     fence = p + FENCED;
     return p == MAP_FAILED ? -1 : mprotect(fence, 4096, PROT_NONE);
 }
 
-static int fence_teardown(void** state)
+static int fence_teardown(void **state)
 {
     (void)state;
     return munmap(fence - FENCED, FENCED + 4096);
 }
 
-/* ---- samples ----------------------------------------------------------------------------------
- */
+/* ---- samples --------------------------------------------------------------------------------- */
 
 static struct raft_configuration conf_of(unsigned n)
 {
@@ -127,8 +124,8 @@ static struct raft_configuration conf_of(unsigned n)
     return conf;
 }
 
-static void assert_conf_equal(const struct raft_configuration* a,
-                              const struct raft_configuration* b)
+static void assert_conf_equal(const struct raft_configuration *a,
+                              const struct raft_configuration *b)
 {
     assert_int_equal(a->n, b->n);
     for (unsigned i = 0; i < a->n; i++) {
@@ -153,7 +150,7 @@ static void sample_entries(struct raft_entry entries[SAMPLE_ENTRIES])
     }
 }
 
-static struct raft_message append_message(struct raft_entry* entries, unsigned n)
+static struct raft_message append_message(struct raft_entry *entries, unsigned n)
 {
     return (struct raft_message){.type = RAFT_IO_APPEND_ENTRIES,
                                  .append_entries = {.term = 9,
@@ -168,12 +165,12 @@ static struct raft_message append_message(struct raft_entry* entries, unsigned n
 struct sample
 {
     uint16_t type;
-    uint8_t* bytes;
+    uint8_t *bytes;
     size_t len;
 };
 
-static void sample_take(struct sample* s, const struct raft_message* m, unsigned n,
-                        const void* tail, size_t tail_len)
+static void sample_take(struct sample *s, const struct raft_message *m, unsigned n,
+                        const void *tail, size_t tail_len)
 {
     struct rguard_rpc_out out = {0};
     assert_int_equal(rguard__rpc_encode(&out, m, 0, n), 0);
@@ -221,10 +218,9 @@ static void samples_free(struct sample s[SAMPLES])
     }
 }
 
-/* ---- round trips ------------------------------------------------------------------------------
- */
+/* ---- round trips ----------------------------------------------------------------------------- */
 
-static void test_fixed_messages(void** state)
+static void test_fixed_messages(void **state)
 {
     struct rguard_rpc_out out = {0};
     struct raft_message in;
@@ -263,7 +259,7 @@ static void test_fixed_messages(void** state)
 }
 
 /* TimeoutNow lets a server vote twice (D14): it can neither be written nor read. */
-static void test_timeout_now_refused(void** state)
+static void test_timeout_now_refused(void **state)
 {
     struct rguard_rpc_out out = {0};
     struct raft_message m = {.type = RAFT_IO_TIMEOUT_NOW, .timeout_now = {3, 4, 2}}, in;
@@ -276,7 +272,7 @@ static void test_timeout_now_refused(void** state)
     free(out.bytes);
 }
 
-static void check_entry(const struct raft_entry* got, const struct raft_entry* want)
+static void check_entry(const struct raft_entry *got, const struct raft_entry *want)
 {
     assert_int_equal(got->term, want->term);
     assert_int_equal(got->type, want->type);
@@ -285,7 +281,7 @@ static void check_entry(const struct raft_entry* got, const struct raft_entry* w
 }
 
 /* Every window [first, first + n) of the entries, with the previous index and term that fit it. */
-static void test_append_chunks(void** state)
+static void test_append_chunks(void **state)
 {
     struct raft_entry entries[SAMPLE_ENTRIES];
     struct rguard_rpc_out out = {0};
@@ -297,7 +293,7 @@ static void test_append_chunks(void** state)
         for (unsigned n = 0; first + n <= SAMPLE_ENTRIES; n++) {
             assert_int_equal(rguard__rpc_encode(&out, &m, first, n), 0);
             assert_int_equal(rguard__rpc_decode(m.type, out.bytes, out.len, &in), 0);
-            const struct raft_append_entries* a = &in.append_entries;
+            const struct raft_append_entries *a = &in.append_entries;
             assert_int_equal(a->term, 9);
             assert_int_equal(a->leader_commit, 0x1234567890);
             assert_int_equal(a->prev_log_index, 0x123456789a + first);
@@ -315,13 +311,13 @@ static void test_append_chunks(void** state)
     free(out.bytes);
 }
 
-static void test_configurations(void** state)
+static void test_configurations(void **state)
 {
     (void)state;
     for (unsigned n = 0; n <= 64; n++) {
         struct raft_configuration conf = conf_of(n), back;
         size_t len = rguard__conf_size(&conf);
-        uint8_t* bytes = malloc(len);
+        uint8_t *bytes = malloc(len);
         assert_ptr_equal(rguard__conf_encode(bytes, &conf), bytes + len);
         assert_int_equal(rguard__conf_decode(bytes, len, &back), 0);
         assert_conf_equal(&conf, &back);
@@ -332,7 +328,7 @@ static void test_configurations(void** state)
     assert_int_equal(heap.live, 0);
 }
 
-static void test_install_snapshot(void** state)
+static void test_install_snapshot(void **state)
 {
     struct rguard_rpc_out out = {0};
     struct raft_message in;
@@ -343,7 +339,7 @@ static void test_install_snapshot(void** state)
                                  .install_snapshot = {9, 100, 8, conf, 50, {NULL, data}}};
         assert_int_equal(rguard__rpc_encode(&out, &m, 0, 0), 0);
         size_t len = out.len + data;
-        uint8_t* bytes = malloc(len);
+        uint8_t *bytes = malloc(len);
         memcpy(bytes, out.bytes, out.len);
         memset(bytes + out.len, 'd', data); /* the channel sends it as the second part */
         assert_int_equal(rguard__rpc_decode(m.type, bytes, len, &in), 0);
@@ -362,16 +358,15 @@ static void test_install_snapshot(void** state)
     free(out.bytes);
 }
 
-/* ---- malformed input --------------------------------------------------------------------------
- */
+/* ---- malformed input ------------------------------------------------------------------------- */
 
 /* Decodes a copy that ends where a page ends that cannot be read beyond. Reads every byte of what
  * came out. @return the decoder's answer. */
-static int decode_copy(uint16_t type, const uint8_t* bytes, size_t len)
+static int decode_copy(uint16_t type, const uint8_t *bytes, size_t len)
 {
     static volatile uint8_t sink;
     struct raft_message m;
-    uint8_t* copy = fence - len;
+    uint8_t *copy = fence - len;
     assert_true(len <= FENCED);
     if (len > 0) {
         memcpy(copy, bytes, len);
@@ -382,16 +377,16 @@ static int decode_copy(uint16_t type, const uint8_t* bytes, size_t len)
      * of its array for each 17 of a configuration. */
     assert_true(heap.asked <= 64 + 40 * len);
     if (rv == 0) {
-        const struct raft_append_entries* a = &m.append_entries;
+        const struct raft_append_entries *a = &m.append_entries;
         for (unsigned i = 0; m.type == RAFT_IO_APPEND_ENTRIES && i < a->n_entries; i++) {
             for (size_t k = 0; k < a->entries[i].buf.len; k++) {
-                sink = ((uint8_t*)a->entries[i].buf.base)[k];
+                sink = ((uint8_t *)a->entries[i].buf.base)[k];
             }
         }
         if (m.type == RAFT_IO_INSTALL_SNAPSHOT) {
             assert_true(m.install_snapshot.data.len <= len);
             for (size_t k = 0; k < m.install_snapshot.data.len; k++) {
-                sink = ((uint8_t*)m.install_snapshot.data.base)[k];
+                sink = ((uint8_t *)m.install_snapshot.data.base)[k];
             }
         }
         rguard__rpc_discard(&m);
@@ -404,7 +399,7 @@ static int decode_copy(uint16_t type, const uint8_t* bytes, size_t len)
 }
 
 /* No proper prefix is a message, except of a snapshot, whose data may be of any length. */
-static void test_every_truncation(void** state)
+static void test_every_truncation(void **state)
 {
     struct sample s[SAMPLES];
     (void)state;
@@ -421,7 +416,7 @@ static void test_every_truncation(void** state)
 }
 
 /* A count or a length that the bytes do not bear out is refused before anything is allocated. */
-static void test_absurd_counts(void** state)
+static void test_absurd_counts(void **state)
 {
     static const uint32_t absurd[] = {
         0xffffffffu,        0x80000000u, 0x7fffffffu, 0x10000000u, RGUARD_MAX_ENTRIES + 1,
@@ -436,7 +431,7 @@ static void test_absurd_counts(void** state)
             size_t at;
         } fields[] = {{0, 32}, {1, 32}, {5, 32}, {6, 32}, {0, 36 + 12}, {0, 36 + 16 * 5 + 12}};
         for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
-            struct sample* v = &s[fields[f].sample];
+            struct sample *v = &s[fields[f].sample];
             uint32_t kept = rguard__get32(v->bytes + fields[f].at);
             rguard__put32(v->bytes + fields[f].at, absurd[k]);
             heap.calls = 0;
@@ -460,12 +455,12 @@ static void test_absurd_counts(void** state)
 }
 
 /* Two lengths that cancel each other modulo 2^32 do not add up. */
-static void test_lengths_do_not_wrap(void** state)
+static void test_lengths_do_not_wrap(void **state)
 {
     struct sample s[SAMPLES];
     (void)state;
     samples_take(s);
-    uint8_t* table = s[0].bytes + 36;
+    uint8_t *table = s[0].bytes + 36;
     rguard__put32(table + 12, 0xffffffffu);
     rguard__put32(table + 16 + 12, rguard__get32(table + 16 + 12) + 1);
     assert_int_equal(decode_copy(s[0].type, s[0].bytes, s[0].len), RGUARD_EPROTO);
@@ -473,10 +468,10 @@ static void test_lengths_do_not_wrap(void** state)
 }
 
 /* As many entries as one frame may have, and one more: all there, all empty. */
-static void test_most_entries(void** state)
+static void test_most_entries(void **state)
 {
     size_t len = 36 + (RGUARD_MAX_ENTRIES + 1) * 16;
-    uint8_t* bytes = calloc(1, len);
+    uint8_t *bytes = calloc(1, len);
     (void)state;
     for (size_t i = 0; i <= RGUARD_MAX_ENTRIES; i++) {
         rguard__put32(bytes + 36 + i * 16 + 8, RAFT_BARRIER);
@@ -489,14 +484,14 @@ static void test_most_entries(void** state)
 }
 
 /* An address has room for its NUL or is none; nothing follows the last server. */
-static void test_ends_of_a_configuration(void** state)
+static void test_ends_of_a_configuration(void **state)
 {
     struct raft_configuration conf;
     uint8_t bytes[4 + 16 + RGUARD_MAX_ADDRESS + 1] = {0};
     (void)state;
     for (size_t len = 0; len <= RGUARD_MAX_ADDRESS; len++) {
         bool fits = len > 0 && len < RGUARD_MAX_ADDRESS;
-        uint8_t* p = rguard__put64(rguard__put32(bytes, 1), 7);
+        uint8_t *p = rguard__put64(rguard__put32(bytes, 1), 7);
         p = rguard__put32(rguard__put32(p, RAFT_VOTER), (uint32_t)len);
         memset(p, '9', len);
         assert_int_equal(rguard__conf_decode(bytes, 20 + len, &conf), fits ? 0 : RGUARD_EPROTO);
@@ -510,13 +505,13 @@ static void test_ends_of_a_configuration(void** state)
 }
 
 /* A member twice, no id, a role or an entry type that does not exist. */
-static void test_impossible_values(void** state)
+static void test_impossible_values(void **state)
 {
     struct sample s[SAMPLES];
     (void)state;
     samples_take(s);
-    uint8_t* first = s[5].bytes + 40;
-    uint8_t* second = first + 16 + 14;
+    uint8_t *first = s[5].bytes + 40;
+    uint8_t *second = first + 16 + 14;
     uint64_t id = rguard__get64(second);
     rguard__put64(second, rguard__get64(first));
     assert_int_equal(decode_copy(s[5].type, s[5].bytes, s[5].len), RGUARD_EPROTO);
@@ -541,7 +536,7 @@ static void test_impossible_values(void** state)
 }
 
 /* One to four changes: a flipped bit, a random byte, an extreme word, a cut or a longer end. */
-static void test_mutations(void** state)
+static void test_mutations(void **state)
 {
     static const uint32_t extreme[] = {0, 1, 0x7fffffffu, 0x80000000u, 0xffffffffu, 16, 64, 65536};
     struct sample s[SAMPLES];
@@ -551,7 +546,7 @@ static void test_mutations(void** state)
     (void)state;
     samples_take(s);
     for (int round = 0; round < MUTATIONS; round++) {
-        const struct sample* v = &s[draw(&rng) % SAMPLES];
+        const struct sample *v = &s[draw(&rng) % SAMPLES];
         uint16_t type = draw(&rng) % 16 == 0 ? (uint16_t)(draw(&rng) % 8) : v->type;
         size_t len = v->len;
         memcpy(bytes, v->bytes, len);
@@ -589,25 +584,25 @@ static void test_mutations(void** state)
 }
 
 /* A configuration that cannot be allocated is no protocol error, and nothing is left behind. */
-static void* no_malloc(void* data, size_t size)
+static void *no_malloc(void *data, size_t size)
 {
-    long* left = data;
+    long *left = data;
     return (*left)-- > 0 ? count_malloc(NULL, size) : NULL;
 }
 
-static void* no_calloc(void* data, size_t n, size_t size)
+static void *no_calloc(void *data, size_t n, size_t size)
 {
-    long* left = data;
+    long *left = data;
     return (*left)-- > 0 ? count_calloc(NULL, n, size) : NULL;
 }
 
-static void* no_realloc(void* data, void* p, size_t size)
+static void *no_realloc(void *data, void *p, size_t size)
 {
-    long* left = data;
+    long *left = data;
     return (*left)-- > 0 ? count_realloc(NULL, p, size) : NULL;
 }
 
-static void test_out_of_memory(void** state)
+static void test_out_of_memory(void **state)
 {
     static long left;
     static struct raft_heap failing = {&left,      no_malloc,     count_free,        no_calloc,
@@ -619,7 +614,7 @@ static void test_out_of_memory(void** state)
     raft_heap_set(&failing);
     static const int with_memory[] = {0, 5};
     for (int k = 0; k < 2; k++) {
-        const struct sample* v = &s[with_memory[k]];
+        const struct sample *v = &s[with_memory[k]];
         int rv = -ENOMEM;
         long calls = 0;
         for (; rv != 0 && calls < 100; calls++) {

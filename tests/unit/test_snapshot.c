@@ -23,23 +23,22 @@ struct store
     char dir[128];
     unsigned put_done, get_done;
     int put_status, get_status;
-    struct raft_snapshot* got;
+    struct raft_snapshot *got;
 };
 
-/* ---- life -------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
-static void open_wal(struct store* t)
+static void open_wal(struct store *t)
 {
     struct rguard_wal_options options = {.size = sizeof options, .backend = "sync"};
     struct rguard_wal_report report = {.size = sizeof report};
     assert_int_equal(rguard_wal_open(t->dir, &options, &t->s.rep.wal, &report), 0);
 }
 
-static int setup(void** state)
+static int setup(void **state)
 {
-    struct store* t = calloc(1, sizeof *t);
-    const char* tmp = getenv("TMPDIR");
+    struct store *t = calloc(1, sizeof *t);
+    const char *tmp = getenv("TMPDIR");
     *state = t;
     if (tmp == NULL) { /* a thousand durable writes: a disk in memory spares the others the wait */
         tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
@@ -54,11 +53,11 @@ static int setup(void** state)
     return rguard__disk_open(t->dir, "sync", &t->s.rep.disk);
 }
 
-static int each_file(struct store* t, int (*fn)(struct store* t, const char* name))
+static int each_file(struct store *t, int (*fn)(struct store *t, const char *name))
 {
-    DIR* d = opendir(t->dir);
+    DIR *d = opendir(t->dir);
     int n = 0;
-    for (struct dirent* e = readdir(d); e != NULL; e = readdir(d)) {
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
         if (e->d_name[0] != '.') {
             n += fn(t, e->d_name);
         }
@@ -67,14 +66,14 @@ static int each_file(struct store* t, int (*fn)(struct store* t, const char* nam
     return n;
 }
 
-static int remove_file(struct store* t, const char* name)
+static int remove_file(struct store *t, const char *name)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", t->dir, name);
     return unlink(path) == 0 || rmdir(path) == 0;
 }
 
-static void free_snapshot(struct raft_snapshot* s)
+static void free_snapshot(struct raft_snapshot *s)
 {
     if (s != NULL) {
         raft_configuration_close(&s->configuration);
@@ -84,9 +83,9 @@ static void free_snapshot(struct raft_snapshot* s)
     }
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     rguard_wal_close(t->s.rep.wal);
     t->s.rep.disk->ops->destroy(t->s.rep.disk);
     shell_fini(&t->s);
@@ -97,19 +96,18 @@ static int teardown(void** state)
     return rv;
 }
 
-/* ---- put, get, load ---------------------------------------------------------------------------
- */
+/* ---- put, get, load -------------------------------------------------------------------------- */
 
-static void on_put(struct raft_io_snapshot_put* req, int status)
+static void on_put(struct raft_io_snapshot_put *req, int status)
 {
-    struct store* t = req->data;
+    struct store *t = req->data;
     t->put_done++;
     t->put_status = status;
 }
 
-static void on_get(struct raft_io_snapshot_get* req, struct raft_snapshot* snapshot, int status)
+static void on_get(struct raft_io_snapshot_get *req, struct raft_snapshot *snapshot, int status)
 {
-    struct store* t = req->data;
+    struct store *t = req->data;
     t->get_done++;
     t->get_status = status;
     free_snapshot(t->got);
@@ -117,7 +115,7 @@ static void on_get(struct raft_io_snapshot_get* req, struct raft_snapshot* snaps
 }
 
 /* Puts @n_bufs buffers with the same @text in them and waits for it. */
-static int put(struct store* t, uint64_t index, uint64_t term, unsigned trailing, const char* text,
+static int put(struct store *t, uint64_t index, uint64_t term, unsigned trailing, const char *text,
                unsigned n_bufs)
 {
     struct raft_io_snapshot_put req = {.data = t};
@@ -129,7 +127,7 @@ static int put(struct store* t, uint64_t index, uint64_t term, unsigned trailing
                               .bufs = bufs,
                               .n_bufs = n_bufs};
     for (unsigned i = 0; i < n_bufs; i++) {
-        bufs[i] = (struct raft_buffer){(void*)(uintptr_t)text, strlen(text)};
+        bufs[i] = (struct raft_buffer){(void *)(uintptr_t)text, strlen(text)};
     }
     unsigned before = t->put_done;
     assert_int_equal(rguard__snapshot_put(&t->s.rep.io, trailing, &req, &s, on_put), 0);
@@ -139,7 +137,7 @@ static int put(struct store* t, uint64_t index, uint64_t term, unsigned trailing
     return t->put_status;
 }
 
-static int get(struct store* t)
+static int get(struct store *t)
 {
     struct raft_io_snapshot_get req = {.data = t};
     unsigned before = t->get_done;
@@ -151,9 +149,9 @@ static int get(struct store* t)
 }
 
 /* @return index of the snapshot that a start would use, 0 without one, negative on error. */
-static int64_t load(struct store* t)
+static int64_t load(struct store *t)
 {
-    struct raft_snapshot* s = NULL;
+    struct raft_snapshot *s = NULL;
     int rv = rguard__snapshot_load(&t->s.rep, &s);
     int64_t index = rv != 0 ? rv : s != NULL ? (int64_t)s->index : 0;
     assert_true(rv == 0 || s == NULL);
@@ -161,8 +159,8 @@ static int64_t load(struct store* t)
     return index;
 }
 
-static void assert_snapshot(const struct raft_snapshot* s, uint64_t index, uint64_t term,
-                            const char* data)
+static void assert_snapshot(const struct raft_snapshot *s, uint64_t index, uint64_t term,
+                            const char *data)
 {
     assert_non_null(s);
     assert_int_equal(s->index, index);
@@ -177,17 +175,17 @@ static void assert_snapshot(const struct raft_snapshot* s, uint64_t index, uint6
     assert_memory_equal(s->bufs[0].base, data, strlen(data));
 }
 
-static void test_nothing_there(void** state)
+static void test_nothing_there(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     assert_int_equal(load(t), 0);
     assert_int_equal(get(t), RAFT_IOERR);
     assert_null(t->got);
 }
 
-static void test_round_trip(void** state)
+static void test_round_trip(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     assert_int_equal(put(t, 77, 5, 0, DATA, 1), 0);
     assert_int_equal(get(t), 0);
     assert_snapshot(t->got, 77, 5, DATA);
@@ -203,7 +201,7 @@ static void test_round_trip(void** state)
     assert_snapshot(t->got, 80, 6, "");
 }
 
-static int is_snapshot(struct store* t, const char* name)
+static int is_snapshot(struct store *t, const char *name)
 {
     (void)t;
     return strstr(name, "snapshot-") != NULL;
@@ -214,16 +212,16 @@ static void name_of(char name[64], uint64_t index, uint64_t term)
     snprintf(name, 64, "snapshot-%020" PRIu64 "-%020" PRIu64, index, term);
 }
 
-static void path_of(struct store* t, char path[256], uint64_t index, uint64_t term)
+static void path_of(struct store *t, char path[256], uint64_t index, uint64_t term)
 {
     char name[64];
     name_of(name, index, term);
     snprintf(path, 256, "%s/%s", t->dir, name);
 }
 
-static void test_two_are_kept(void** state)
+static void test_two_are_kept(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[256];
     for (uint64_t i = 1; i <= 5; i++) {
         assert_int_equal(put(t, i * 1000000000000u, i, 0, DATA, 1), 0);
@@ -234,10 +232,9 @@ static void test_two_are_kept(void** state)
     assert_int_equal(access(path, F_OK), 0);
 }
 
-/* ---- damage -----------------------------------------------------------------------------------
- */
+/* ---- damage ---------------------------------------------------------------------------------- */
 
-static void flip(const char* path, off_t byte, unsigned bit)
+static void flip(const char *path, off_t byte, unsigned bit)
 {
     uint8_t b;
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -248,9 +245,9 @@ static void flip(const char* path, off_t byte, unsigned bit)
     close(fd);
 }
 
-static void test_damaged_newest_falls_back(void** state)
+static void test_damaged_newest_falls_back(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char newest[256], older[256];
     put(t, 100, 2, 10, "the older one", 1);
     put(t, 200, 3, 10, DATA, 1);
@@ -271,9 +268,9 @@ static void test_damaged_newest_falls_back(void** state)
 }
 
 /* On disk: every bit of what was written; of the padding behind it, which proves nothing, a few. */
-static void test_every_bit_on_disk(void** state)
+static void test_every_bit_on_disk(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[256];
     struct stat st;
     size_t contents = 64 + rguard__conf_size(&t->s.raft.configuration) + strlen(DATA);
@@ -296,22 +293,22 @@ static void test_every_bit_on_disk(void** state)
 
 /* The same below a file whose outer checksum was made to match: the file's own three hold too. Each
  * try is a durable write: every bit of the head, one of each byte behind it. */
-static void test_every_bit_of_the_contents(void** state)
+static void test_every_bit_of_the_contents(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char name[64];
-    void* data;
+    void *data;
     size_t len;
     put(t, 9, 2, 10, DATA, 1);
     name_of(name, 9, 2);
-    struct rguard_disk* d = t->s.rep.disk;
+    struct rguard_disk *d = t->s.rep.disk;
     assert_int_equal(rguard__disk_read_file(d, name, 1u << 20, &data, &len), 0);
     struct iovec iov = {data, len};
     for (size_t bit = 0; bit < len * 8; bit += bit < 64 * 8 ? 1 : 9) {
-        ((uint8_t*)data)[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+        ((uint8_t *)data)[bit / 8] ^= (uint8_t)(1u << (bit % 8));
         assert_int_equal(rguard__disk_write_file(d, name, &iov, 1), 0);
         assert_true(load(t) < 0);
-        ((uint8_t*)data)[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+        ((uint8_t *)data)[bit / 8] ^= (uint8_t)(1u << (bit % 8));
     }
     for (size_t cut = 0; cut < len; cut += 3) {
         iov.iov_len = cut;
@@ -324,7 +321,7 @@ static void test_every_bit_of_the_contents(void** state)
     free(data);
 }
 
-static void copy_as(struct store* t, const char* from, const char* to)
+static void copy_as(struct store *t, const char *from, const char *to)
 {
     char a[512], b[512], bytes[16384];
     snprintf(a, sizeof a, "%s/%s", t->dir, from);
@@ -339,9 +336,9 @@ static void copy_as(struct store* t, const char* from, const char* to)
 
 /* A snapshot is what its name says, or it is damaged; what is not named like one is not looked at.
  */
-static void test_other_names(void** state)
+static void test_other_names(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char name[64];
     name_of(name, 9, 2);
     put(t, 9, 2, 10, DATA, 1);
@@ -358,9 +355,9 @@ static void test_other_names(void** state)
 }
 
 /* What a crash in the middle of put leaves behind does not get in the way of the next one. */
-static void test_leftover_is_overwritten(void** state)
+static void test_leftover_is_overwritten(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[512];
     snprintf(path, sizeof path, "%s/tmp-snapshot-%020u-%020u", t->dir, 9u, 2u);
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -372,9 +369,9 @@ static void test_leftover_is_overwritten(void** state)
     assert_int_not_equal(access(path, F_OK), 0);
 }
 
-static void test_put_that_fails(void** state)
+static void test_put_that_fails(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[512];
     put(t, 5, 2, 10, DATA, 1);
     snprintf(path, sizeof path, "%s/tmp-snapshot-%020u-%020u", t->dir, 9u, 2u);
@@ -387,9 +384,9 @@ static void test_put_that_fails(void** state)
 }
 
 /* No worker to be had: said at once, and no callback follows. */
-static void test_no_worker(void** state)
+static void test_no_worker(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     struct raft_io_snapshot_put put_req = {.data = t};
     struct raft_io_snapshot_get get_req = {.data = t};
     struct raft_snapshot s = {.index = 1, .term = 1};
@@ -400,10 +397,9 @@ static void test_no_worker(void** state)
     assert_int_equal(t->put_done + t->get_done, 0);
 }
 
-/* ---- log and snapshot -------------------------------------------------------------------------
- */
+/* ---- log and snapshot ------------------------------------------------------------------------ */
 
-static void append(struct store* t, uint64_t from, uint64_t to, uint64_t term)
+static void append(struct store *t, uint64_t from, uint64_t to, uint64_t term)
 {
     for (uint64_t i = from; i <= to; i++) {
         struct rguard_wal_record rec = {
@@ -413,12 +409,12 @@ static void append(struct store* t, uint64_t from, uint64_t to, uint64_t term)
     assert_int_equal(rguard_wal_flush(t->s.rep.wal), 0);
 }
 
-static uint64_t first(struct store* t)
+static uint64_t first(struct store *t)
 {
     return rguard_wal_first_index(t->s.rep.wal);
 }
 
-static uint64_t last(struct store* t)
+static uint64_t last(struct store *t)
 {
     return rguard_wal_last_index(t->s.rep.wal);
 }
@@ -432,14 +428,14 @@ struct loaded
     size_t n;
 };
 
-static struct loaded start(struct store* t)
+static struct loaded start(struct store *t)
 {
-    struct raft_io* io = &t->s.rep.io;
+    struct raft_io *io = &t->s.rep.io;
     raft_term term;
     raft_id vote;
-    struct raft_snapshot* s = NULL;
+    struct raft_snapshot *s = NULL;
     raft_index from = 0;
-    struct raft_entry* entries = NULL;
+    struct raft_entry *entries = NULL;
     size_t n = 0;
     struct loaded l = {.rv = io->load(io, &term, &vote, &s, &from, &entries, &n)};
     if (l.rv == 0) {
@@ -455,7 +451,7 @@ static struct loaded start(struct store* t)
     return l;
 }
 
-static void assert_start(struct store* t, uint64_t snapshot, uint64_t from, size_t n)
+static void assert_start(struct store *t, uint64_t snapshot, uint64_t from, size_t n)
 {
     struct loaded l = start(t);
     assert_int_equal(l.rv, 0);
@@ -464,9 +460,9 @@ static void assert_start(struct store* t, uint64_t snapshot, uint64_t from, size
     assert_int_equal(l.n, n);
 }
 
-static void test_log_reaches_back_to_the_older_one(void** state)
+static void test_log_reaches_back_to_the_older_one(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char newest[256];
     append(t, 1, 100, 2);
     put(t, 40, 2, 10, DATA, 1);
@@ -483,9 +479,9 @@ static void test_log_reaches_back_to_the_older_one(void** state)
     assert_start(t, 95, 71, 30);
 }
 
-static void test_short_log_is_not_trimmed(void** state)
+static void test_short_log_is_not_trimmed(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     append(t, 1, 30, 2);
     put(t, 8, 2, 10, DATA, 1);
     put(t, 20, 2, 10, DATA, 1);
@@ -493,9 +489,9 @@ static void test_short_log_is_not_trimmed(void** state)
 }
 
 /* Trailing 0: it came from the leader and replaces the log. */
-static void test_installed_snapshot_replaces_the_log(void** state)
+static void test_installed_snapshot_replaces_the_log(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     append(t, 1, 30, 2);
     assert_int_equal(put(t, 500, 7, 0, DATA, 1), 0);
     assert_int_equal(first(t), 0);
@@ -506,18 +502,18 @@ static void test_installed_snapshot_replaces_the_log(void** state)
 }
 
 /* A crash between an installed snapshot and the reset of the log that it replaces. */
-static void test_log_of_another_history_is_dropped(void** state)
+static void test_log_of_another_history_is_dropped(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     append(t, 1, 30, 2);
     put(t, 20, 5, 10, DATA, 1); /* index 20 has term 2 in the log */
     assert_start(t, 20, 21, 0);
     assert_int_equal(last(t), 20);
 }
 
-static void test_log_that_ends_before_the_snapshot(void** state)
+static void test_log_that_ends_before_the_snapshot(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     append(t, 1, 30, 2);
     put(t, 45, 2, 10, DATA, 1);
     assert_start(t, 45, 46, 0);
@@ -525,9 +521,9 @@ static void test_log_that_ends_before_the_snapshot(void** state)
 }
 
 /* Entries that are neither in the snapshot nor in the log are missing: never to be papered over. */
-static void test_gaps_are_corrupt(void** state)
+static void test_gaps_are_corrupt(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[256];
     put(t, 500, 7, 0, DATA, 1);
     append(t, 501, 510, 7);
@@ -540,9 +536,9 @@ static void test_gaps_are_corrupt(void** state)
     assert_int_equal(first(t), 501); /* and nothing was cut */
 }
 
-static void test_only_a_damaged_snapshot(void** state)
+static void test_only_a_damaged_snapshot(void **state)
 {
-    struct store* t = *state;
+    struct store *t = *state;
     char path[256];
     append(t, 1, 30, 2);
     put(t, 20, 2, 5, DATA, 1);

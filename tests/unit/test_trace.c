@@ -9,7 +9,7 @@
 static char dir[] = "/tmp/rguard-trace-XXXXXX";
 static char path[64];
 
-static int setup(void** state)
+static int setup(void **state)
 {
     (void)state;
     if (mkdtemp(dir) == NULL) {
@@ -19,7 +19,7 @@ static int setup(void** state)
     return 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     (void)state;
     rguard_trace_close();
@@ -28,7 +28,7 @@ static int teardown(void** state)
 }
 
 /* The file as another process would read it. Returns the number of records ever written. */
-static uint64_t read_ring(struct rguard_trace_record* records, uint64_t capacity)
+static uint64_t read_ring(struct rguard_trace_record *records, uint64_t capacity)
 {
     int fd = open(path, O_RDONLY);
     assert_true(fd >= 0);
@@ -44,7 +44,7 @@ static uint64_t read_ring(struct rguard_trace_record* records, uint64_t capacity
     return h.head;
 }
 
-static void test_without_a_ring_nothing_happens(void** state)
+static void test_without_a_ring_nothing_happens(void **state)
 {
     (void)state;
     rguard_trace(RGUARD_TRACE_START, 1, 2, 3, 4);
@@ -52,7 +52,7 @@ static void test_without_a_ring_nothing_happens(void** state)
     rguard_trace_close();
 }
 
-static void test_records_are_in_the_file_in_order(void** state)
+static void test_records_are_in_the_file_in_order(void **state)
 {
     (void)state;
     unlink(path);
@@ -76,7 +76,7 @@ static void test_records_are_in_the_file_in_order(void** state)
     rguard_trace_close();
 }
 
-static void test_the_ring_wraps_and_is_continued_by_a_second_process(void** state)
+static void test_the_ring_wraps_and_is_continued_by_a_second_process(void **state)
 {
     (void)state;
     unlink(path);
@@ -101,7 +101,7 @@ static void child_killed(void)
     kill(getpid(), SIGKILL);
 }
 
-static void test_records_survive_sigkill(void** state)
+static void test_records_survive_sigkill(void **state)
 {
     (void)state;
     unlink(path);
@@ -115,7 +115,7 @@ static void test_records_survive_sigkill(void** state)
 #define WRITERS 4
 #define EACH    5000u
 
-static void* writer(void* arg)
+static void *writer(void *arg)
 {
     for (uint64_t i = 0; i < EACH; i++) {
         rguard_trace(RGUARD_TRACE_ACK, (uintptr_t)arg, i, 0, 0);
@@ -123,7 +123,7 @@ static void* writer(void* arg)
     return NULL;
 }
 
-static void test_concurrent_writers_lose_nothing(void** state)
+static void test_concurrent_writers_lose_nothing(void **state)
 {
     (void)state;
     unlink(path);
@@ -131,7 +131,7 @@ static void test_concurrent_writers_lose_nothing(void** state)
     assert_int_equal(rguard_trace_open(path, 32768), 0);
     pthread_t threads[WRITERS];
     for (uintptr_t i = 0; i < WRITERS; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, writer, (void*)i), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, writer, (void *)i), 0);
     }
     for (int i = 0; i < WRITERS; i++) {
         pthread_join(threads[i], NULL);
@@ -146,7 +146,7 @@ static void test_concurrent_writers_lose_nothing(void** state)
     rguard_trace_close();
 }
 
-static void test_bad_arguments_and_foreign_files(void** state)
+static void test_bad_arguments_and_foreign_files(void **state)
 {
     (void)state;
     assert_int_equal(rguard_trace_open(NULL, 8), -EINVAL);
@@ -173,7 +173,7 @@ static void test_bad_arguments_and_foreign_files(void** state)
     close(fd);
 }
 
-static void test_event_names(void** state)
+static void test_event_names(void **state)
 {
     (void)state;
     assert_string_equal(rguard_trace_event_name(RGUARD_TRACE_DETECTED), "detected");

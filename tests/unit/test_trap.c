@@ -12,14 +12,14 @@
 
 #define NO_LANDING "AddressSanitizer keeps the fault: nothing lands in its builds"
 
-static rguard_arena* arenas[2]; /* guarded, packed */
-static rguard_window* window;
-static uint8_t* object; /* 64 bytes, guarded */
+static rguard_arena *arenas[2]; /* guarded, packed */
+static rguard_window *window;
+static uint8_t *object; /* 64 bytes, guarded */
 static char dir[] = "/tmp/rguard-trap-XXXXXX";
 static char crash_path[64];
 static char trace_path[64];
 
-static int setup(void** state)
+static int setup(void **state)
 {
     (void)state;
     if (mkdtemp(dir) == NULL) {
@@ -30,7 +30,7 @@ static int setup(void** state)
     return 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     (void)state;
     unlink(crash_path);
@@ -56,14 +56,14 @@ static void open_all(void)
 /* What a body does; the address is computed before it runs. */
 struct deed
 {
-    uint8_t* at;
+    uint8_t *at;
     bool load;
     int signo;
 };
 
-static int do_deed(void* user)
+static int do_deed(void *user)
 {
-    struct deed* d = user;
+    struct deed *d = user;
     CHECK(rguard_touch(object, 64) == 0);
     memset(object, 2, 64);
     if (d->signo != 0) {
@@ -92,8 +92,7 @@ static struct rguard_violation expect_landing(struct deed d, uint32_t kind, uint
     return v;
 }
 
-/* ---- landing ----------------------------------------------------------------------------------
- */
+/* ---- landing --------------------------------------------------------------------------------- */
 
 static void child_slot_guard(void)
 {
@@ -111,7 +110,7 @@ static void child_slot_guard(void)
     CHECK(v.access == RGUARD_ACCESS_READ || v.access == RGUARD_ACCESS_UNKNOWN);
 }
 
-static void test_slot_guard_is_precise(void** state)
+static void test_slot_guard_is_precise(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -125,7 +124,7 @@ static void child_force_mprotect(void)
     CHECK(!rguard__madv_guard);
 }
 
-static void test_slot_guard_with_mprotect(void** state)
+static void test_slot_guard_with_mprotect(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -155,7 +154,7 @@ static void child_locked(void)
     }
 }
 
-static void test_slot_guard_in_locked_memory(void** state)
+static void test_slot_guard_in_locked_memory(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -170,7 +169,7 @@ static void child_without_guards(void)
     CHECK(raw_load(object + 64) == 3);
 }
 
-static void test_with_guards_off_the_store_lands(void** state)
+static void test_with_guards_off_the_store_lands(void **state)
 {
     (void)state;
     assert_exits(in_child_off("guard_pages", child_without_guards), 0);
@@ -179,13 +178,13 @@ static void test_with_guards_off_the_store_lands(void** state)
 static void child_imprecise(void)
 {
     open_all();
-    uint8_t* free_slot = make_slot(arenas[0], 32);
+    uint8_t *free_slot = make_slot(arenas[0], 32);
     CHECK(rguard_free(arenas[0], free_slot) == 0);
-    rguard_arena* other = make_arena(RGUARD_SLOTS_GUARDED, 1 << 16); /* not the window's */
-    uint8_t* foreign = make_slot(other, 32);
+    rguard_arena *other = make_arena(RGUARD_SLOTS_GUARDED, 1 << 16); /* not the window's */
+    uint8_t *foreign = make_slot(other, 32);
     const struct
     {
-        uint8_t* at;
+        uint8_t *at;
         uint32_t kind;
     } cases[] = {
         {arenas[1]->map, RGUARD_V_GUARD_LOW},
@@ -195,7 +194,7 @@ static void child_imprecise(void)
         {arenas[0]->map + 5, RGUARD_V_GUARD_LOW},
         {free_slot + 32, RGUARD_V_SLOT_GUARD},
         {foreign + 32, RGUARD_V_SLOT_GUARD},
-        {(uint8_t*)8, RGUARD_V_WILD},
+        {(uint8_t *)8, RGUARD_V_WILD},
         {window->log - 1, RGUARD_V_WILD},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -203,24 +202,24 @@ static void child_imprecise(void)
     }
 }
 
-static void test_other_faults_in_a_window_are_imprecise(void** state)
+static void test_other_faults_in_a_window_are_imprecise(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_imprecise), 0);
 }
 
-static int run_through_packed(void* user)
+static int run_through_packed(void *user)
 {
     (void)user;
-    uint8_t* p = make_slot(arenas[1], 64);
+    uint8_t *p = make_slot(arenas[1], 64);
     for (size_t i = 0; i < ((size_t)4 << 20); i++) {
         raw_store(p + i, 0x41);
     }
     return 0;
 }
 
-static int hit_slack_then_guard(void* user)
+static int hit_slack_then_guard(void *user)
 {
     (void)user;
     raw_store(object - 40, (uint8_t)~raw_load(object - 40));
@@ -228,15 +227,15 @@ static int hit_slack_then_guard(void* user)
     return 0;
 }
 
-static int hit_neighbour_then_guard(void* user)
+static int hit_neighbour_then_guard(void *user)
 {
-    uint8_t* neighbour = user; /* the slot behind our guard: its slack begins there */
+    uint8_t *neighbour = user; /* the slot behind our guard: its slack begins there */
     raw_store(neighbour - 1, (uint8_t)~raw_load(neighbour - 1));
     raw_store(object + 64, 3);
     return 0;
 }
 
-static int divide(void* user)
+static int divide(void *user)
 {
     (void)user;
     raise(SIGUSR1); /* harmless, handled: not ours */
@@ -258,7 +257,7 @@ static void child_demoted(void)
     CHECK(v.kind == RGUARD_V_SLOT_GUARD && v.class_ == RGUARD_CLASS_IMPRECISE);
     CHECK(rguard_arena_reset(arenas[0]) == 0);
     object = make_slot(arenas[0], 64);
-    uint8_t* neighbour = make_slot(arenas[0], 64);
+    uint8_t *neighbour = make_slot(arenas[0], 64);
     CHECK(rguard_window_run(window, 1, 2, hit_neighbour_then_guard, neighbour, &v) ==
           RGUARD_EVIOLATION);
     CHECK(v.kind == RGUARD_V_SLOT_GUARD && v.class_ == RGUARD_CLASS_IMPRECISE);
@@ -270,14 +269,14 @@ static void child_demoted(void)
     CHECK(v.kind == RGUARD_V_SIGNAL && v.class_ == RGUARD_CLASS_IMPRECISE && v.signo == SIGILL);
 }
 
-static void test_damage_elsewhere_demotes(void** state)
+static void test_damage_elsewhere_demotes(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_demoted), 0);
 }
 
-static __attribute__((noinline)) int descend(volatile uint8_t* above, size_t depth)
+static __attribute__((noinline)) int descend(volatile uint8_t *above, size_t depth)
 {
     volatile uint8_t frame[4096];
     frame[0] = above[0];
@@ -285,10 +284,10 @@ static __attribute__((noinline)) int descend(volatile uint8_t* above, size_t dep
     return depth == 0 ? 0 : descend(frame, depth - 1) + frame[4095];
 }
 
-static int overflow_stack(void* user)
+static int overflow_stack(void *user)
 {
     volatile uint8_t top[1] = {1};
-    *(volatile int*)user = descend(top, (size_t)1 << 20);
+    *(volatile int *)user = descend(top, (size_t)1 << 20);
     return 0;
 }
 
@@ -303,15 +302,14 @@ static void child_stack_overflow(void)
     }
 }
 
-static void test_stack_overflow_is_handled_on_the_alternate_stack(void** state)
+static void test_stack_overflow_is_handled_on_the_alternate_stack(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_stack_overflow), 0);
 }
 
-/* ---- many in a row ----------------------------------------------------------------------------
- */
+/* ---- many in a row --------------------------------------------------------------------------- */
 
 static unsigned mappings(void)
 {
@@ -328,12 +326,12 @@ static unsigned mappings(void)
     return lines;
 }
 
-static int alloc_and_overrun(void* user)
+static int alloc_and_overrun(void *user)
 {
     (void)user;
     CHECK(rguard_touch(object, 64) == 0);
     object[3] = 9;
-    uint8_t* fresh = make_slot(arenas[1], 200);
+    uint8_t *fresh = make_slot(arenas[1], 200);
     memset(fresh, 9, 200);
     CHECK(rguard_free(arenas[1], fresh) == 0);
     raw_store(object + 64, 3);
@@ -366,31 +364,30 @@ static void child_ten_thousand(void)
     CHECK(rguard_check(arenas[1], RGUARD_CHECK_FULL, NULL) == 0);
 }
 
-static void test_ten_thousand_faults_in_a_row(void** state)
+static void test_ten_thousand_faults_in_a_row(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_ten_thousand), 0);
 }
 
-/* ---- threads and processes --------------------------------------------------------------------
- */
+/* ---- threads and processes ------------------------------------------------------------------- */
 
-static int overrun_of(void* user)
+static int overrun_of(void *user)
 {
-    uint8_t* mine = user;
+    uint8_t *mine = user;
     CHECK(rguard_touch(mine, 64) == 0);
     mine[0]++;
     raw_store(mine + 64, 3);
     return 0;
 }
 
-static void* fault_on_a_thread(void* user)
+static void *fault_on_a_thread(void *user)
 {
     (void)user;
-    rguard_arena* a = make_arena(RGUARD_SLOTS_GUARDED, 1 << 20);
-    rguard_window* w = make_window(&a, 1, 0);
-    uint8_t* mine = make_slot(a, 64);
+    rguard_arena *a = make_arena(RGUARD_SLOTS_GUARDED, 1 << 20);
+    rguard_window *w = make_window(&a, 1, 0);
+    uint8_t *mine = make_slot(a, 64);
     struct rguard_violation v;
     mine[0] = 7;
     for (uint64_t i = 0; i < 2000; i++) {
@@ -421,17 +418,17 @@ static void child_threads(void)
     }
 }
 
-static void test_threads_fault_side_by_side(void** state)
+static void test_threads_fault_side_by_side(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_threads), 0);
 }
 
-static void* open_held_window(void* user)
+static void *open_held_window(void *user)
 {
-    *(int*)user = rguard_window_begin(window, 1, 1);
-    rguard_window* w = make_window(arenas, 1, 0);
+    *(int *)user = rguard_window_begin(window, 1, 1);
+    rguard_window *w = make_window(arenas, 1, 0);
     int rv = rguard_window_begin(w, 1, 1);
     rguard_window_destroy(w);
     return rv == RGUARD_ESTATE ? user : NULL;
@@ -441,7 +438,7 @@ static void child_held(void)
 {
     open_all();
     int got = 0;
-    void* ok = NULL;
+    void *ok = NULL;
     pthread_t thread;
     CHECK(rguard_window_begin(window, 1, 1) == 0);
     CHECK(pthread_create(&thread, NULL, open_held_window, &got) == 0);
@@ -450,7 +447,7 @@ static void child_held(void)
     CHECK(rguard_window_commit(window, NULL) == 0);
 }
 
-static void test_an_arena_in_an_open_window_is_held(void** state)
+static void test_an_arena_in_an_open_window_is_held(void **state)
 {
     (void)state;
     assert_exits(in_child(child_held), 0);
@@ -471,15 +468,14 @@ static void child_fork(void)
     }
 }
 
-static void test_parent_and_forked_child_both_land(void** state)
+static void test_parent_and_forked_child_both_land(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_exits(in_child(child_fork), 0);
 }
 
-/* ---- dying ------------------------------------------------------------------------------------
- */
+/* ---- dying ----------------------------------------------------------------------------------- */
 
 /* Reads what the dead child left: the crash file and the last words in the trace. */
 static void expect_last_words(uint32_t kind, int signo, uint64_t index)
@@ -526,7 +522,7 @@ static void child_in_library(void)
 static void child_noncanonical(void)
 {
     open_all();
-    struct deed d = {.at = (uint8_t*)((uintptr_t)1 << 62)};
+    struct deed d = {.at = (uint8_t *)((uintptr_t)1 << 62)};
     rguard_window_run(window, 3, 9, do_deed, &d, NULL);
 }
 
@@ -550,7 +546,7 @@ static void child_trap_off(void)
     rguard_window_run(window, 3, 9, do_deed, &d, NULL);
 }
 
-static void test_faults_that_must_not_land_kill_with_their_signal(void** state)
+static void test_faults_that_must_not_land_kill_with_their_signal(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN("the crash file's kind and the exit status are AddressSanitizer's");
@@ -570,7 +566,7 @@ static void test_faults_that_must_not_land_kill_with_their_signal(void** state)
     expect_last_words(RGUARD_V_SIGNAL, SIGABRT, 0);
 }
 
-static void test_with_the_trap_off_the_fault_kills(void** state)
+static void test_with_the_trap_off_the_fault_kills(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -578,7 +574,7 @@ static void test_with_the_trap_off_the_fault_kills(void** state)
     expect_last_words(RGUARD_V_SLOT_GUARD, SIGSEGV, 9);
 }
 
-static int smash_frame_canaries(void* user)
+static int smash_frame_canaries(void *user)
 {
     (void)user;
     window->canary_low ^= 1; /* as if the frame's had changed: they no longer agree */
@@ -592,7 +588,7 @@ static void child_frame(void)
     rguard_window_run(window, 3, 9, smash_frame_canaries, NULL, NULL);
 }
 
-static void test_a_damaged_frame_is_not_returned_through(void** state)
+static void test_a_damaged_frame_is_not_returned_through(void **state)
 {
     (void)state;
     assert_dies_of(in_child(child_frame), SIGABRT);
@@ -605,7 +601,7 @@ static void test_a_damaged_frame_is_not_returned_through(void** state)
 static void child_keeps_signals(void)
 {
     struct rguard_guard_options o = {.size = sizeof o, .keep_signals = true};
-    const char* why = NULL;
+    const char *why = NULL;
     CHECK(rguard_guard_init(&o) == 0);
     CHECK(!rguard__trap_installed);
     CHECK(rguard_guard_selftest(&why) == RGUARD_ENOTSUP && why != NULL);
@@ -616,26 +612,25 @@ static void child_keeps_signals(void)
     rguard_window_run(window, 1, 1, do_deed, &d, NULL);
 }
 
-static void test_keep_signals_installs_nothing(void** state)
+static void test_keep_signals_installs_nothing(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_dies_of(in_child(child_keeps_signals), SIGSEGV);
 }
 
-/* ---- hooks in the handler ---------------------------------------------------------------------
- */
+/* ---- hooks in the handler -------------------------------------------------------------------- */
 
 static int hook_fd;
 
-static void write_hook(void* user, const struct rguard_violation* v)
+static void write_hook(void *user, const struct rguard_violation *v)
 {
     (void)user;
     ssize_t n = write(hook_fd, v, sizeof *v);
     (void)n;
 }
 
-static void bad_hook(void* user, const struct rguard_violation* v)
+static void bad_hook(void *user, const struct rguard_violation *v)
 {
     (void)v;
     raw_store(user, 1);
@@ -648,12 +643,12 @@ static void child_hooked(void)
     struct deed d = {.at = object + 64};
     struct rguard_violation v;
     CHECK(rguard_window_run(window, 3, 8, do_deed, &d, &v) == RGUARD_EVIOLATION);
-    const char* why = NULL;
+    const char *why = NULL;
     CHECK(rguard_guard_selftest(&why) == 0 && why == NULL); /* private: no hook */
-    raw_store((uint8_t*)8, 1);
+    raw_store((uint8_t *)8, 1);
 }
 
-static void test_hooks_run_in_the_handler_also_when_dying(void** state)
+static void test_hooks_run_in_the_handler_also_when_dying(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -676,29 +671,28 @@ static void test_hooks_run_in_the_handler_also_when_dying(void** state)
 static void child_bad_hook(void)
 {
     open_all();
-    CHECK(rguard_guard_hook_add(bad_hook, (void*)16) == 0);
+    CHECK(rguard_guard_hook_add(bad_hook, (void *)16) == 0);
     struct deed d = {.at = object + 64};
     rguard_window_run(window, 3, 8, do_deed, &d, NULL);
 }
 
-static void test_a_fault_in_a_hook_kills_at_once(void** state)
+static void test_a_fault_in_a_hook_kills_at_once(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
     assert_dies_of(in_child(child_bad_hook), SIGSEGV);
 }
 
-/* ---- previous handlers ------------------------------------------------------------------------
- */
+/* ---- previous handlers ----------------------------------------------------------------------- */
 
 static sigjmp_buf back;
 static volatile sig_atomic_t previous_saw;
-static uint8_t* repair;
+static uint8_t *repair;
 
-static void previous_exits(int sig, siginfo_t* si, void* context)
+static void previous_exits(int sig, siginfo_t *si, void *context)
 {
     (void)context;
-    _exit(sig == SIGSEGV && si->si_addr == (void*)8 ? 42 : 43);
+    _exit(sig == SIGSEGV && si->si_addr == (void *)8 ? 42 : 43);
 }
 
 static void previous_plain(int sig)
@@ -707,7 +701,7 @@ static void previous_plain(int sig)
     siglongjmp(back, 1);
 }
 
-static void previous_repairs(int sig, siginfo_t* si, void* context)
+static void previous_repairs(int sig, siginfo_t *si, void *context)
 {
     (void)sig;
     (void)si;
@@ -719,10 +713,10 @@ static void previous_repairs(int sig, siginfo_t* si, void* context)
 static void previous_faults(int sig)
 {
     previous_saw = sig;
-    raw_store((uint8_t*)24, 1);
+    raw_store((uint8_t *)24, 1);
 }
 
-static void set_previous(void (*plain)(int), void (*info)(int, siginfo_t*, void*))
+static void set_previous(void (*plain)(int), void (*info)(int, siginfo_t *, void *))
 {
     struct sigaction act;
     memset(&act, 0, sizeof act);
@@ -740,7 +734,7 @@ static void child_chain_info(void)
     set_previous(NULL, previous_exits);
     open_all();
     expect_landing((struct deed){.at = object + 64}, RGUARD_V_SLOT_GUARD, RGUARD_CLASS_PRECISE);
-    raw_store((uint8_t*)8, 1);
+    raw_store((uint8_t *)8, 1);
 }
 
 static void child_chain_jumps(void)
@@ -750,7 +744,7 @@ static void child_chain_jumps(void)
     for (int i = 0; i < 5; i++) {
         previous_saw = 0;
         if (sigsetjmp(back, 1) == 0) {
-            raw_store((uint8_t*)8, 1);
+            raw_store((uint8_t *)8, 1);
         }
         CHECK(previous_saw == SIGSEGV);
         expect_landing((struct deed){.at = object + 64}, RGUARD_V_SLOT_GUARD, RGUARD_CLASS_PRECISE);
@@ -772,7 +766,7 @@ static void child_chain_faults(void)
 {
     set_previous(previous_faults, NULL);
     open_all();
-    raw_store((uint8_t*)8, 1);
+    raw_store((uint8_t *)8, 1);
 }
 
 static void child_ignored(void)
@@ -782,10 +776,10 @@ static void child_ignored(void)
     raise(SIGSEGV); /* sent: ignored, as the program asked */
     struct rguard_violation v;
     CHECK(rguard_violation_next(&v, NULL) == 0);
-    raw_store((uint8_t*)8, 1); /* a fault cannot be ignored */
+    raw_store((uint8_t *)8, 1); /* a fault cannot be ignored */
 }
 
-static void test_previous_handlers_are_called(void** state)
+static void test_previous_handlers_are_called(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -813,14 +807,13 @@ static void child_counts(void)
     CHECK(rguard_guard_selftest(NULL) == (RGUARD__ASAN ? RGUARD_ENOTSUP : 0));
 }
 
-static void test_init_counts_and_fini_restores(void** state)
+static void test_init_counts_and_fini_restores(void **state)
 {
     (void)state;
     assert_exits(in_child(child_counts), 0);
 }
 
-/* ---- alternate stacks -------------------------------------------------------------------------
- */
+/* ---- alternate stacks ------------------------------------------------------------------------ */
 
 static void child_alt_stack(void)
 {
@@ -828,7 +821,7 @@ static void child_alt_stack(void)
     open_all();
     CHECK(sigaltstack(NULL, &own) == 0);
     CHECK((own.ss_flags & SS_DISABLE) == 0 && own.ss_size >= 64 << 10);
-    raw_store((uint8_t*)own.ss_sp - 1, 1); /* its own guard */
+    raw_store((uint8_t *)own.ss_sp - 1, 1); /* its own guard */
 }
 
 static void child_own_alt_stack(void)
@@ -842,7 +835,7 @@ static void child_own_alt_stack(void)
     CHECK(sigaltstack(NULL, &now) == 0 && now.ss_sp == stack); /* left alone */
 }
 
-static void test_alternate_stacks(void** state)
+static void test_alternate_stacks(void **state)
 {
     (void)state;
     SKIP_UNDER_ASAN(NO_LANDING);
@@ -850,13 +843,12 @@ static void test_alternate_stacks(void** state)
     assert_exits(in_child(child_own_alt_stack), 0);
 }
 
-/* ---- under AddressSanitizer -------------------------------------------------------------------
- */
+/* ---- under AddressSanitizer ------------------------------------------------------------------ */
 
-static uint8_t* seeded(size_t at)
+static uint8_t *seeded(size_t at)
 {
     open_all();
-    uint8_t* volatile p = at == 64 ? object : make_slot(arenas[1], 64);
+    uint8_t *volatile p = at == 64 ? object : make_slot(arenas[1], 64);
     return p + at;
 }
 
@@ -872,14 +864,14 @@ static void child_asan_packed(void)
 
 static void child_asan_under(void)
 {
-    uint8_t* volatile p = seeded(0);
+    uint8_t *volatile p = seeded(0);
     p[-1] = 1;
 }
 
 static void child_asan_free(void)
 {
     open_all();
-    uint8_t* volatile p = make_slot(arenas[1], 64);
+    uint8_t *volatile p = make_slot(arenas[1], 64);
     CHECK(rguard_free(arenas[1], p) == 0);
     *p = 1;
 }
@@ -891,9 +883,9 @@ static void child_asan_memset(void)
     memset(object, 1, len);
 }
 
-static int store_past_end(void* user)
+static int store_past_end(void *user)
 {
-    uint8_t* volatile p = user;
+    uint8_t *volatile p = user;
     p[64] = 1;
     return 0;
 }
@@ -907,16 +899,16 @@ static void child_asan_window(void)
 static void child_asan_reset(void)
 {
     open_all();
-    uint8_t* p = arenas[1]->body;
+    uint8_t *p = arenas[1]->body;
     rguard_arena_reset(arenas[1]);
     rguard_arena_destroy(arenas[1]);
-    uint8_t* again = mmap(p, 4096, PROT_READ | PROT_WRITE,
+    uint8_t *again = mmap(p, 4096, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     CHECK(again == p);
     again[0] = 1; /* not poisoned any more */
 }
 
-static void test_asan_reports_instrumented_bad_stores_itself(void** state)
+static void test_asan_reports_instrumented_bad_stores_itself(void **state)
 {
     (void)state;
     if (!RGUARD__ASAN) {

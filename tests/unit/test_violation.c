@@ -28,12 +28,12 @@ static struct rguard_violation sample(void)
     return v;
 }
 
-static void test_text(void** state)
+static void test_text(void **state)
 {
     (void)state;
     struct rguard_violation v = sample();
     char buf[512];
-    const char* want =
+    const char *want =
         "violation=slot_guard class=precise arena=kv.values offset=8192 past_end=0 access=write "
         "address=0x7f0000002000 pc=0x55 signo=11 term=3 index=4711 tid=99 repeat=0";
     assert_int_equal(rguard_violation_text(&v, buf, sizeof buf), strlen(want));
@@ -46,12 +46,12 @@ static void test_text(void** state)
     assert_int_equal(rguard_violation_text(&v, NULL, 5), -EINVAL);
 }
 
-static void test_json(void** state)
+static void test_json(void **state)
 {
     (void)state;
     struct rguard_violation v = sample();
     char buf[1024];
-    const char* want =
+    const char *want =
         "{\"kind\":\"slot_guard\",\"class\":\"precise\",\"arena\":\"kv.values\",\"arena_id\":2,"
         "\"offset\":8192,\"past_end\":0,\"access\":\"write\",\"address\":\"0x7f0000002000\","
         "\"pc\":\"0x55\",\"signo\":11,\"si_code\":1,\"term\":3,\"index\":4711,\"monotonic_ns\":12,"
@@ -68,7 +68,7 @@ static void test_json(void** state)
     }
 }
 
-static void test_hostile_fields_stay_on_their_line(void** state)
+static void test_hostile_fields_stay_on_their_line(void **state)
 {
     (void)state;
     struct rguard_violation v = sample();
@@ -88,7 +88,7 @@ static void test_hostile_fields_stay_on_their_line(void** state)
     assert_null(strchr(buf, '\\'));
 }
 
-static void test_names(void** state)
+static void test_names(void **state)
 {
     (void)state;
     assert_string_equal(rguard_violation_kind_name(RGUARD_V_DOUBLE_FREE), "double_free");
@@ -97,7 +97,7 @@ static void test_names(void** state)
     assert_string_equal(rguard_violation_class_name(6), "?");
 }
 
-static void test_ring_keeps_the_newest_64_in_order(void** state)
+static void test_ring_keeps_the_newest_64_in_order(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -122,7 +122,7 @@ static void test_ring_keeps_the_newest_64_in_order(void** state)
 
 #define RECORDS 20000u
 
-static void* flood(void* arg)
+static void *flood(void *arg)
 {
     for (uint64_t i = 0; i < RECORDS; i++) {
         struct rguard_violation r;
@@ -135,7 +135,7 @@ static void* flood(void* arg)
     return NULL;
 }
 
-static void test_ring_under_two_writers_never_gives_a_torn_or_repeated_record(void** state)
+static void test_ring_under_two_writers_never_gives_a_torn_or_repeated_record(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -143,7 +143,7 @@ static void test_ring_under_two_writers_never_gives_a_torn_or_repeated_record(vo
     rguard_violation_next(&v, &lost0);
     pthread_t threads[2];
     for (uintptr_t i = 0; i < 2; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, flood, (void*)i), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, flood, (void *)i), 0);
     }
     uint64_t next[2] = {0, 0};
     uint64_t taken = 0;
@@ -167,7 +167,7 @@ static void test_ring_under_two_writers_never_gives_a_torn_or_repeated_record(vo
     assert_int_equal(taken + (lost - lost0), 2 * RECORDS);
 }
 
-static void test_crash_file_is_read_or_refused(void** state)
+static void test_crash_file_is_read_or_refused(void **state)
 {
     (void)state;
     char dir[] = "/tmp/rguard-crash-XXXXXX";
@@ -192,10 +192,10 @@ static void test_crash_file_is_read_or_refused(void** state)
     assert_int_equal(v.index, 4711);
 
     for (size_t at = 0; at < offsetof(struct rguard__crash, reserved); at += 5) {
-        uint8_t byte = ((uint8_t*)&crash)[at] ^ 0x10;
+        uint8_t byte = ((uint8_t *)&crash)[at] ^ 0x10;
         assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
         assert_int_equal(rguard_crash_read(path, &v), RGUARD_ECHECKSUM);
-        assert_int_equal(pwrite(fd, (uint8_t*)&crash + at, 1, (off_t)at), 1);
+        assert_int_equal(pwrite(fd, (uint8_t *)&crash + at, 1, (off_t)at), 1);
     }
     assert_int_equal(ftruncate(fd, 100), 0);
     assert_int_equal(rguard_crash_read(path, &v), RGUARD_ECHECKSUM);

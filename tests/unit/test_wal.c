@@ -5,11 +5,11 @@
 
 #include "format_internal.h"
 
-static void round_trip(void** state)
+static void round_trip(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     assert_string_equal(rguard_wal_backend(w), f->backend);
     assert_int_equal(rguard_wal_first_index(w), 0);
     assert_int_equal(rguard_wal_last_index(w), 0);
@@ -37,7 +37,7 @@ static void round_trip(void** state)
 }
 
 /* Drives the log as an event loop does, until @o has @calls calls or nothing more is to be done. */
-static void loop(rguard_wal* w, const struct outcome* o, int calls)
+static void loop(rguard_wal *w, const struct outcome *o, int calls)
 {
     for (int turns = 0; turns < 20000 && o->calls < calls; turns++) {
         struct pollfd p = {.fd = rguard_wal_fd(w), .events = POLLIN};
@@ -50,15 +50,15 @@ static void loop(rguard_wal* w, const struct outcome* o, int calls)
     assert_int_equal(o->calls, calls);
 }
 
-static void callbacks_run_from_the_loop_and_a_mark_follows(void** state)
+static void callbacks_run_from_the_loop_and_a_mark_follows(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_stats s = {.size = sizeof s};
     struct outcome out = {0, -1};
-    uint8_t* data;
+    uint8_t *data;
     o.mark_idle_ms = 5;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     assert_int_equal(queue_record(w, 1, 1, 100, &data, &out), 0);
     assert_int_equal(out.calls, 0);
     loop(w, &out, 1);
@@ -77,14 +77,14 @@ static void callbacks_run_from_the_loop_and_a_mark_follows(void** state)
     free(data);
 }
 
-static void what_is_queued_meanwhile_goes_together(void** state)
+static void what_is_queued_meanwhile_goes_together(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_stats s = {.size = sizeof s};
     struct outcome out = {0, -1};
-    uint8_t* data[201];
-    rguard_wal* w = must_open(f, &o);
+    uint8_t *data[201];
+    rguard_wal *w = must_open(f, &o);
     for (uint64_t i = 1; i <= 200; i++) {
         assert_int_equal(queue_record(w, i, 1, 64, &data[i], &out), 0);
     }
@@ -106,15 +106,15 @@ static void what_is_queued_meanwhile_goes_together(void** state)
 }
 
 /* One append may be larger than a batch, a record larger than a segment. */
-static void large_appends(void** state)
+static void large_appends(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct outcome out = {0, -1};
     struct rguard_wal_record r[40];
-    uint8_t* data = malloc(40 * 100000);
+    uint8_t *data = malloc(40 * 100000);
     o.max_record_bytes = 3 * 1024 * 1024;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     for (uint64_t i = 0; i < 40; i++) {
         contents(i + 1, 1, data + i * 100000, 100000);
         r[i] = (struct rguard_wal_record){
@@ -139,11 +139,11 @@ static void large_appends(void** state)
     free(data);
 }
 
-static void appends_that_make_no_sense_are_refused(void** state)
+static void appends_that_make_no_sense_are_refused(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     struct rguard_wal_record r[2] = {{.index = 2, .term = 5}, {.index = 3, .term = 4}};
     assert_int_equal(rguard_wal_append(w, r, 1, NULL, NULL), -EINVAL); /* gap */
     assert_int_equal(rguard_wal_append(w, r, 0, NULL, NULL), -EINVAL);
@@ -168,12 +168,12 @@ static void appends_that_make_no_sense_are_refused(void** state)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void truncate_suffix_then_append_then_reopen(void** state)
+static void truncate_suffix_then_append_then_reopen(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_record r;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 50, 1, 300, 5);
     assert_int_equal(rguard_wal_truncate_suffix(w, 31), 0);
     assert_int_equal(rguard_wal_last_index(w), 30);
@@ -199,13 +199,13 @@ static void truncate_suffix_then_append_then_reopen(void** state)
 }
 
 /* Records that are still queued, or in flight, when they are truncated never become visible. */
-static void truncation_of_what_is_not_yet_durable(void** state)
+static void truncation_of_what_is_not_yet_durable(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct outcome out = {0, -1};
-    uint8_t* data[20];
-    rguard_wal* w = must_open(f, &o);
+    uint8_t *data[20];
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 4, 1, 30, 4);
     for (uint64_t i = 5; i <= 9; i++) {
         assert_int_equal(queue_record(w, i, 1, 30, &data[i], &out), 0);
@@ -233,10 +233,10 @@ static void truncation_of_what_is_not_yet_durable(void** state)
     }
 }
 
-static int count_segments(const char* dir)
+static int count_segments(const char *dir)
 {
-    DIR* d = opendir(dir);
-    struct dirent* entry;
+    DIR *d = opendir(dir);
+    struct dirent *entry;
     int n = 0;
     while ((entry = readdir(d)) != NULL) {
         n += strlen(entry->d_name) == 24;
@@ -245,13 +245,13 @@ static int count_segments(const char* dir)
     return n;
 }
 
-static void prefix_truncation_removes_whole_segments(void** state)
+static void prefix_truncation_removes_whole_segments(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report rep = {.size = sizeof rep};
     struct rguard_wal_record r;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 200, 1, 5000, 1); /* 8 KiB each: 31 per segment */
     int before = count_segments(f->dir);
     assert_true(before >= 7);
@@ -289,11 +289,11 @@ static void prefix_truncation_removes_whole_segments(void** state)
 }
 
 /* Segments whose records were truncated later may go before those that hold the truncation. */
-static void prefix_truncation_after_suffix_truncation(void** state)
+static void prefix_truncation_after_suffix_truncation(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 100, 1, 5000, 1);
     assert_int_equal(rguard_wal_truncate_suffix(w, 20), 0);
     append_range(w, 20, 60, 2, 5000, 1);
@@ -305,14 +305,14 @@ static void prefix_truncation_after_suffix_truncation(void** state)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void reset_replaces_the_log(void** state)
+static void reset_replaces_the_log(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report rep = {.size = sizeof rep};
     struct outcome out = {0, -1};
-    uint8_t* data;
-    rguard_wal* w = must_open(f, &o);
+    uint8_t *data;
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 100, 1, 5000, 1);
     assert_int_equal(queue_record(w, 101, 1, 10, &data, &out), 0);
     assert_int_equal(rguard_wal_reset(w, 500, 9), 0);
@@ -337,12 +337,12 @@ static void reset_replaces_the_log(void** state)
     free(data);
 }
 
-static void term_and_vote(void** state)
+static void term_and_vote(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     uint64_t term, vote;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     rguard_wal_meta_get(w, &term, &vote);
     assert_int_equal(term + vote, 0);
     assert_int_equal(rguard_wal_meta_set(w, 3, 0), 0);
@@ -365,23 +365,23 @@ static void term_and_vote(void** state)
 
 struct nested
 {
-    rguard_wal* w;
+    rguard_wal *w;
     int order[8];
     int n;
     uint8_t byte;
     int close_rc;
 };
 
-static void nested_last(void* user, int status)
+static void nested_last(void *user, int status)
 {
-    struct nested* x = user;
+    struct nested *x = user;
     assert_int_equal(status, 0);
     x->order[x->n++] = 3;
 }
 
-static void nested_first(void* user, int status)
+static void nested_first(void *user, int status)
 {
-    struct nested* x = user;
+    struct nested *x = user;
     struct rguard_wal_record r = {.index = 3, .term = 1, .len = 1, .data = &x->byte};
     assert_int_equal(status, 0);
     x->order[x->n++] = 1;
@@ -394,16 +394,16 @@ static void nested_first(void* user, int status)
     assert_int_equal(rguard_wal_flush(x->w), 0);
 }
 
-static void nested_second(void* user, int status)
+static void nested_second(void *user, int status)
 {
-    struct nested* x = user;
+    struct nested *x = user;
     assert_int_equal(status, 0);
     x->order[x->n++] = 2;
 }
 
-static void callbacks_may_call_back(void** state)
+static void callbacks_may_call_back(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct nested x = {.byte = 1};
     struct rguard_wal_record r = {.index = 1, .term = 1, .len = 1, .data = &x.byte};
@@ -427,11 +427,11 @@ static void callbacks_may_call_back(void** state)
 }
 
 /* An idle log gets its next segment ready, so that the switch finds it. */
-static void the_spare_is_made_when_idle(void** state)
+static void the_spare_is_made_when_idle(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 20, 1, 5000, 1);
     assert_int_equal(count_segments(f->dir), 1);
     for (int i = 0; i < 1000 && rguard_wal_timeout_ms(w) != -1; i++) {
@@ -453,16 +453,16 @@ static void the_spare_is_made_when_idle(void** state)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void read_only_writes_nothing(void** state)
+static void read_only_writes_nothing(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report rep = {.size = sizeof rep};
     uint8_t byte = 1;
     struct rguard_wal_record r = {.index = 11, .term = 1, .len = 1, .data = &byte};
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 10, 1, 100, 3);
-    rguard_wal* second = NULL;
+    rguard_wal *second = NULL;
     assert_int_equal(rguard_wal_open(f->dir, &o, &second, &rep), RGUARD_ELOCKED);
     assert_null(second);
     assert_non_null(strstr(rep.message, "in use"));
@@ -481,11 +481,11 @@ static void read_only_writes_nothing(void** state)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void options_are_checked(void** state)
+static void options_are_checked(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report rep = {.size = sizeof rep};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     struct rguard_wal_options o = small(f);
     o.segment_bytes = 5000;
     assert_int_equal(rguard_wal_open(f->dir, &o, &w, &rep), -EINVAL);
@@ -507,49 +507,49 @@ static void options_are_checked(void** state)
 /* ---- allocations ---- */
 
 #ifndef __SANITIZE_ADDRESS__
-extern void* __libc_malloc(size_t size);
-extern void* __libc_calloc(size_t n, size_t size);
-extern void* __libc_realloc(void* p, size_t size);
-extern void* __libc_memalign(size_t alignment, size_t size);
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t n, size_t size);
+extern void *__libc_realloc(void *p, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
 static int allocations;
 
-void* malloc(size_t size)
+void *malloc(size_t size)
 {
     allocations++;
     return __libc_malloc(size);
 }
 
-void* calloc(size_t n, size_t size)
+void *calloc(size_t n, size_t size)
 {
     allocations++;
     return __libc_calloc(n, size);
 }
 
-void* realloc(void* p, size_t size)
+void *realloc(void *p, size_t size)
 {
     allocations++;
     return __libc_realloc(p, size);
 }
 
-void* aligned_alloc(size_t alignment, size_t size)
+void *aligned_alloc(size_t alignment, size_t size)
 {
     allocations++;
     return __libc_memalign(alignment, size);
 }
 #endif
 
-static void appending_allocates_nothing(void** state)
+static void appending_allocates_nothing(void **state)
 {
 #ifdef __SANITIZE_ADDRESS__
     (void)state;
     skip();
 #else
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct outcome out = {0, -1};
     uint8_t data[100];
     o.segment_bytes = 4 * 1024 * 1024;
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     contents(1, 1, data, sizeof data);
     int before = -1;
     for (uint64_t i = 1; i <= 1000; i += 10) {

@@ -25,33 +25,33 @@ enum fault { NO_FAULT, FAIL_WRITE, SHORT_WRITE, FAIL_META, FAIL_READ, CRASH };
 struct fault_disk
 {
     struct rguard_disk base; /* first */
-    struct rguard_disk* inner;
+    struct rguard_disk *inner;
     enum fault fault;
     int countdown;
     bool dead;
-    struct rguard_file* meta;
+    struct rguard_file *meta;
     rguard_disk_write_cb cb;
-    void* user;
+    void *user;
 };
 
-static struct fault_disk* fault_of(struct rguard_disk* d)
+static struct fault_disk *fault_of(struct rguard_disk *d)
 {
-    return (struct fault_disk*)d;
+    return (struct fault_disk *)d;
 }
 
 /* true: this operation is the last one, or comes after it. */
-static bool strikes(struct fault_disk* d)
+static bool strikes(struct fault_disk *d)
 {
     return d->fault == CRASH && (d->dead || --d->countdown <= 0);
 }
 
-static int fault_open(struct rguard_disk* d, const char* name, int flags, struct rguard_file** out)
+static int fault_open(struct rguard_disk *d, const char *name, int flags, struct rguard_file **out)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     bool creates = (flags & O_CREAT) != 0;
     if (creates && strikes(x)) {
         if (!x->dead && rand() % 2 == 0) {
-            struct rguard_file* f;
+            struct rguard_file *f;
             if (x->inner->ops->open(x->inner, name, flags, &f) == 0) {
                 x->inner->ops->close(x->inner, f);
             }
@@ -66,20 +66,20 @@ static int fault_open(struct rguard_disk* d, const char* name, int flags, struct
     return rc;
 }
 
-static void fault_close(struct rguard_disk* d, struct rguard_file* f)
+static void fault_close(struct rguard_disk *d, struct rguard_file *f)
 {
     fault_of(d)->inner->ops->close(fault_of(d)->inner, f);
 }
 
-static int64_t fault_size(struct rguard_disk* d, struct rguard_file* f)
+static int64_t fault_size(struct rguard_disk *d, struct rguard_file *f)
 {
     return fault_of(d)->inner->ops->size(fault_of(d)->inner, f);
 }
 
-static int64_t fault_read(struct rguard_disk* d, struct rguard_file* f, void* buf, size_t len,
+static int64_t fault_read(struct rguard_disk *d, struct rguard_file *f, void *buf, size_t len,
                           uint64_t offset)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (x->fault == FAIL_READ && offset <= 12288 && offset + len > 12288) {
         return -EIO; /* one bad block */
     }
@@ -87,26 +87,26 @@ static int64_t fault_read(struct rguard_disk* d, struct rguard_file* f, void* bu
 }
 
 /* Some sectors of a write, as a power failure leaves them. */
-static void write_in_part(struct fault_disk* x, struct rguard_file* f, const void* buf, size_t len,
+static void write_in_part(struct fault_disk *x, struct rguard_file *f, const void *buf, size_t len,
                           uint64_t offset)
 {
-    uint8_t* mix = aligned_alloc(4096, len);
+    uint8_t *mix = aligned_alloc(4096, len);
     assert_true(x->inner->ops->read(x->inner, f, mix, len, offset) >= 0);
     int mode = rand() % 4;
     for (size_t i = 0; i < len; i += 512) {
         bool arrives = mode == 0 || (mode == 1 && i < len / 2) || (mode == 2 && rand() % 2 == 0);
         if (arrives) {
-            memcpy(mix + i, (const uint8_t*)buf + i, 512);
+            memcpy(mix + i, (const uint8_t *)buf + i, 512);
         }
     }
     assert_int_equal(x->inner->ops->write(x->inner, f, mix, len, offset), 0);
     free(mix);
 }
 
-static int fault_write(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
+static int fault_write(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
                        uint64_t offset)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (x->fault == FAIL_META && f == x->meta) {
         return -EIO;
     }
@@ -120,19 +120,19 @@ static int fault_write(struct rguard_disk* d, struct rguard_file* f, const void*
     return x->inner->ops->write(x->inner, f, buf, len, offset);
 }
 
-static void fault_written(void* user, int status)
+static void fault_written(void *user, int status)
 {
-    struct fault_disk* x = user;
+    struct fault_disk *x = user;
     if (x->fault == FAIL_WRITE || x->fault == SHORT_WRITE || x->dead) {
         status = -EIO;
     }
     x->cb(x->user, status);
 }
 
-static int fault_write_start(struct rguard_disk* d, struct rguard_file* f, const void* buf,
-                             size_t len, uint64_t offset, rguard_disk_write_cb cb, void* user)
+static int fault_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
+                             size_t len, uint64_t offset, rguard_disk_write_cb cb, void *user)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     x->cb = cb;
     x->user = user;
     if (x->fault == SHORT_WRITE && len > 4096) {
@@ -148,9 +148,9 @@ static int fault_write_start(struct rguard_disk* d, struct rguard_file* f, const
     return x->inner->ops->write_start(x->inner, f, buf, len, offset, fault_written, x);
 }
 
-static int fault_sync(struct rguard_disk* d, struct rguard_file* f)
+static int fault_sync(struct rguard_disk *d, struct rguard_file *f)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (strikes(x)) {
         x->dead = true;
         return -EIO;
@@ -158,9 +158,9 @@ static int fault_sync(struct rguard_disk* d, struct rguard_file* f)
     return x->inner->ops->sync(x->inner, f);
 }
 
-static int fault_rename(struct rguard_disk* d, const char* from, const char* to)
+static int fault_rename(struct rguard_disk *d, const char *from, const char *to)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (strikes(x) && (x->dead || rand() % 2 == 0)) {
         x->dead = true;
         return -EIO;
@@ -170,9 +170,9 @@ static int fault_rename(struct rguard_disk* d, const char* from, const char* to)
     return x->dead ? -EIO : rc;
 }
 
-static int fault_unlink(struct rguard_disk* d, const char* name)
+static int fault_unlink(struct rguard_disk *d, const char *name)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (strikes(x) && (x->dead || rand() % 2 == 0)) {
         x->dead = true;
         return -EIO;
@@ -182,9 +182,9 @@ static int fault_unlink(struct rguard_disk* d, const char* name)
     return x->dead ? -EIO : rc;
 }
 
-static int fault_sync_dir(struct rguard_disk* d)
+static int fault_sync_dir(struct rguard_disk *d)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (strikes(x)) {
         x->dead = true;
         return -EIO;
@@ -192,24 +192,24 @@ static int fault_sync_dir(struct rguard_disk* d)
     return x->inner->ops->sync_dir(x->inner);
 }
 
-static int fault_list(struct rguard_disk* d, int (*fn)(void* user, const char* name), void* user)
+static int fault_list(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user)
 {
     return fault_of(d)->inner->ops->list(fault_of(d)->inner, fn, user);
 }
 
-static int fault_fd(struct rguard_disk* d)
+static int fault_fd(struct rguard_disk *d)
 {
     return fault_of(d)->inner->ops->fd(fault_of(d)->inner);
 }
 
-static int fault_process(struct rguard_disk* d, int wait)
+static int fault_process(struct rguard_disk *d, int wait)
 {
     return fault_of(d)->inner->ops->process(fault_of(d)->inner, wait);
 }
 
-static int fault_zero(struct rguard_disk* d, struct rguard_file* f, uint64_t len, uint64_t offset)
+static int fault_zero(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset)
 {
-    struct fault_disk* x = fault_of(d);
+    struct fault_disk *x = fault_of(d);
     if (strikes(x)) {
         if (!x->dead) {
             (void)x->inner->ops->zero(x->inner, f, len / 2 / 4096 * 4096, offset);
@@ -220,7 +220,7 @@ static int fault_zero(struct rguard_disk* d, struct rguard_file* f, uint64_t len
     return x->inner->ops->zero(x->inner, f, len, offset);
 }
 
-static void fault_destroy(struct rguard_disk* d)
+static void fault_destroy(struct rguard_disk *d)
 {
     fault_of(d)->inner->ops->destroy(fault_of(d)->inner);
     free(d);
@@ -245,17 +245,17 @@ static const struct rguard_disk_ops fault_ops = {
     .zero = fault_zero,
 };
 
-static struct fault_disk* fault_disk(const struct fixture* f)
+static struct fault_disk *fault_disk(const struct fixture *f)
 {
-    struct fault_disk* x = calloc(1, sizeof *x);
+    struct fault_disk *x = calloc(1, sizeof *x);
     assert_int_equal(rguard__disk_open(f->dir, f->backend, &x->inner), 0);
     x->base.ops = &fault_ops;
     return x;
 }
 
-static rguard_wal* open_on(struct fault_disk* x, const struct rguard_wal_options* o)
+static rguard_wal *open_on(struct fault_disk *x, const struct rguard_wal_options *o)
 {
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     struct rguard_wal_report r = {.size = sizeof r};
     int rc = rguard__wal_open_disk(&x->base, o, &w, &r);
     if (rc != 0) {
@@ -267,7 +267,7 @@ static rguard_wal* open_on(struct fault_disk* x, const struct rguard_wal_options
 /* ---- poison ---- */
 
 /* The first append fails with @err, the ones behind it with EPOISONED; so does everything later. */
-static void check_poisoned(rguard_wal* w, struct outcome* first, struct outcome* second, int err)
+static void check_poisoned(rguard_wal *w, struct outcome *first, struct outcome *second, int err)
 {
     uint8_t byte = 1;
     struct rguard_wal_record r = {.index = 13, .term = 1, .len = 1, .data = &byte};
@@ -285,13 +285,13 @@ static void check_poisoned(rguard_wal* w, struct outcome* first, struct outcome*
     check_record(w, 1, 1, 50); /* what was durable can still be read */
 }
 
-static void poison(struct fixture* f, enum fault fault, const char* site)
+static void poison(struct fixture *f, enum fault fault, const char *site)
 {
     struct rguard_wal_options o = small(f);
     struct outcome first = {0, 0}, second = {0, 0};
-    uint8_t* data[2];
-    struct fault_disk* x = fault_disk(f);
-    rguard_wal* w = open_on(x, &o);
+    uint8_t *data[2];
+    struct fault_disk *x = fault_disk(f);
+    rguard_wal *w = open_on(x, &o);
     append_range(w, 1, 10, 1, 50, 2);
     x->fault = fault;
     if (site != NULL) {
@@ -316,33 +316,33 @@ static void poison(struct fixture* f, enum fault fault, const char* site)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void a_failed_write_poisons(void** state)
+static void a_failed_write_poisons(void **state)
 {
     poison(*state, FAIL_WRITE, NULL);
 }
 
-static void a_short_write_poisons(void** state)
+static void a_short_write_poisons(void **state)
 {
     poison(*state, SHORT_WRITE, NULL);
 }
 
-static void failpoint_write(void** state)
+static void failpoint_write(void **state)
 {
     poison(*state, NO_FAULT, "wal/write");
 }
 
-static void failpoint_append(void** state)
+static void failpoint_append(void **state)
 {
     poison(*state, NO_FAULT, "wal/append");
 }
 
-static void metadata_failures(struct fixture* f, enum fault fault, const char* site)
+static void metadata_failures(struct fixture *f, enum fault fault, const char *site)
 {
     struct rguard_wal_options o = small(f);
     uint64_t term, vote;
     rguard_wal_close(must_open(f, &o));
-    struct fault_disk* x = fault_disk(f);
-    rguard_wal* w = open_on(x, &o);
+    struct fault_disk *x = fault_disk(f);
+    rguard_wal *w = open_on(x, &o);
     assert_int_equal(rguard_wal_meta_set(w, 2, 1), 0);
     x->fault = fault;
     if (site != NULL) {
@@ -360,19 +360,19 @@ static void metadata_failures(struct fixture* f, enum fault fault, const char* s
     rguard_wal_close(w);
 }
 
-static void failed_metadata_poisons(void** state)
+static void failed_metadata_poisons(void **state)
 {
     metadata_failures(*state, FAIL_META, NULL);
     metadata_failures(*state, NO_FAULT, "wal/meta");
 }
 
-static void close_cancels_what_a_poisoned_log_still_holds(void** state)
+static void close_cancels_what_a_poisoned_log_still_holds(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct outcome out = {0, 0};
-    uint8_t* data;
-    rguard_wal* w = must_open(f, &o);
+    uint8_t *data;
+    rguard_wal *w = must_open(f, &o);
     assert_int_equal(queue_record(w, 1, 1, 10, &data, &out), 0);
     assert_int_equal(rguard_fp_set("wal/meta", "errno(EIO)", NULL), 0);
     assert_int_equal(rguard_wal_meta_set(w, 1, 1), -EIO);
@@ -386,16 +386,16 @@ static void close_cancels_what_a_poisoned_log_still_holds(void** state)
 
 /* ---- a device that cannot be read ---- */
 
-static void a_read_error_is_never_the_end_of_the_log(void** state)
+static void a_read_error_is_never_the_end_of_the_log(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 10, 1, 3000, 1);
     rguard_wal_close(w);
     uint32_t before = dir_sum(f->dir);
-    struct fault_disk* x = fault_disk(f);
+    struct fault_disk *x = fault_disk(f);
     x->fault = FAIL_READ;
     w = NULL;
     assert_int_equal(rguard__wal_open_disk(&x->base, &o, &w, &r), -EIO);
@@ -429,18 +429,18 @@ struct model
     uint64_t queued_to;
 };
 
-static void model_ack(void* user, int status)
+static void model_ack(void *user, int status)
 {
-    struct model* m = user;
+    struct model *m = user;
     if (status == 0) {
         m->acked = m->queued_to;
     }
 }
 
 /* Appends a few records and waits. false: the disk has died. */
-static bool step_append(rguard_wal* w, struct model* m, uint64_t term)
+static bool step_append(rguard_wal *w, struct model *m, uint64_t term)
 {
-    uint8_t* data = NULL;
+    uint8_t *data = NULL;
     uint64_t index = rguard_wal_last_index(w) + 1;
     uint32_t len = 100 + (uint32_t)(index * 977 % 9000);
     data = malloc(len);
@@ -456,10 +456,10 @@ static bool step_append(rguard_wal* w, struct model* m, uint64_t term)
 }
 
 /* A life of a log: everything that writes. Stops at the first failure; true: there was none. */
-static bool workload(struct fixture* f, struct fault_disk* x, struct model* m)
+static bool workload(struct fixture *f, struct fault_disk *x, struct model *m)
 {
     struct rguard_wal_options o = small(f);
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     o.segment_bytes = 64 * 1024;
     o.mark_idle_ms = 1;
     if (rguard__wal_open_disk(&x->base, &o, &w, NULL) != 0) {
@@ -494,11 +494,11 @@ static bool workload(struct fixture* f, struct fault_disk* x, struct model* m)
     return rguard_wal_close(w) == 0 && alive;
 }
 
-static void check_crashed(struct fixture* f, const struct model* m, int op)
+static void check_crashed(struct fixture *f, const struct model *m, int op)
 {
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     int rc = rguard_wal_open(f->dir, &o, &w, &r);
     if (rc != 0) {
         fail_msg("crash at operation %d: %s: %s", op, rguard_err_name(rc), r.message);
@@ -519,9 +519,9 @@ static void check_crashed(struct fixture* f, const struct model* m, int op)
 }
 
 /* No crash loses what was acknowledged, and none looks like damage. */
-static void a_crash_at_every_operation(void** state)
+static void a_crash_at_every_operation(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     int lives = 0;
     srand(99);
     for (int op = 1; lives < 3; op++) {
@@ -529,7 +529,7 @@ static void a_crash_at_every_operation(void** state)
         struct model m = {0};
         remove_tree(f->dir);
         assert_int_equal(mkdir(f->dir, 0700), 0);
-        struct fault_disk* x = fault_disk(f);
+        struct fault_disk *x = fault_disk(f);
         x->fault = CRASH;
         x->countdown = op;
         if (workload(f, x, &m)) {
@@ -544,21 +544,21 @@ static void a_crash_at_every_operation(void** state)
 
 struct writer
 {
-    rguard_wal* w;
+    rguard_wal *w;
     int pipe;
     uint64_t next_ack;
 };
 
-static void writer_acked(void* user, int status)
+static void writer_acked(void *user, int status)
 {
-    struct writer* x = user;
+    struct writer *x = user;
     if (status != 0 || write(x->pipe, &x->next_ack, sizeof x->next_ack) != sizeof x->next_ack) {
         _exit(3);
     }
     x->next_ack++;
 }
 
-static void writer_main(struct fixture* f, int fd)
+static void writer_main(struct fixture *f, int fd)
 {
     struct rguard_wal_options o = small(f);
     static uint8_t data[64][2048];
@@ -587,9 +587,9 @@ static void writer_main(struct fixture* f, int fd)
     }
 }
 
-static void sigkill_loses_nothing_acknowledged(void** state)
+static void sigkill_loses_nothing_acknowledged(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     srand(7);
     for (int round = 0; round < 15; round++) {
@@ -614,7 +614,7 @@ static void sigkill_loses_nothing_acknowledged(void** state)
         }
         close(fds[0]);
         struct rguard_wal_report r = {.size = sizeof r};
-        rguard_wal* w = NULL;
+        rguard_wal *w = NULL;
         int rc = rguard_wal_open(f->dir, &o, &w, &r);
         if (rc != 0 || r.last_index < acked) {
             fail_msg("round %d: %s %s, last %u, acknowledged %u", round, rguard_err_name(rc),
@@ -629,7 +629,7 @@ static void sigkill_loses_nothing_acknowledged(void** state)
 
 /* ---- what the system refuses ---- */
 
-static int in_child(int (*fn)(struct fixture* f), struct fixture* f)
+static int in_child(int (*fn)(struct fixture *f), struct fixture *f)
 {
     pid_t pid = fork();
     if (pid == 0) {
@@ -653,14 +653,14 @@ static int refuse_io_uring(int err)
            prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) != 0;
 }
 
-static int without_io_uring(struct fixture* f)
+static int without_io_uring(struct fixture *f)
 {
     static const int errors[] = {EPERM, ENOSYS, ENOMEM};
     for (int i = 0; i < 3; i++) {
         pid_t pid = fork();
         if (pid == 0) {
             struct rguard_wal_options o = small(f);
-            rguard_wal* w = NULL;
+            rguard_wal *w = NULL;
             o.backend = NULL;
             unsetenv("RGUARD_WAL_BACKEND");
             if (refuse_io_uring(errors[i])) {
@@ -686,7 +686,7 @@ static int without_io_uring(struct fixture* f)
     return 0;
 }
 
-static void falls_back_where_io_uring_is_refused(void** state)
+static void falls_back_where_io_uring_is_refused(void **state)
 {
     int rc = in_child(without_io_uring, *state);
     if (rc == 77) {
@@ -695,14 +695,14 @@ static void falls_back_where_io_uring_is_refused(void** state)
     assert_int_equal(rc, 0);
 }
 
-static int full_by_limit(struct fixture* f)
+static int full_by_limit(struct fixture *f)
 {
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
     struct rlimit limit = {300 * 1024, 300 * 1024};
     struct outcome out = {0, 0};
-    uint8_t* data;
-    rguard_wal* w = NULL;
+    uint8_t *data;
+    rguard_wal *w = NULL;
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &limit);
     w = must_open(f, &o);
@@ -726,16 +726,16 @@ static int full_by_limit(struct fixture* f)
     return (rc == -ENOSPC || rc == -EFBIG) && strstr(r.message, "cannot create") != NULL ? 0 : 2;
 }
 
-static int full_tmpfs(struct fixture* f)
+static int full_tmpfs(struct fixture *f)
 {
     struct rguard_wal_options o = small(f);
     struct outcome out = {0, 0};
-    uint8_t* data;
+    uint8_t *data;
     if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("none", f->dir, "tmpfs", 0, "size=700k") != 0) {
         return 77;
     }
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     uint64_t last = 0;
     while (out.status == 0) {
         int rc = queue_record(w, last + 1, 1, 8000, &data, &out);
@@ -759,14 +759,14 @@ static int full_tmpfs(struct fixture* f)
 }
 
 /* The kernel itself writes less than it was asked to. */
-static int short_by_limit(struct fixture* f)
+static int short_by_limit(struct fixture *f)
 {
     struct rguard_wal_options o = small(f);
     struct rlimit limit = {16384, 16384};
     struct outcome out = {0, 0};
-    uint8_t* data;
+    uint8_t *data;
     signal(SIGXFSZ, SIG_IGN);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     append_range(w, 1, 1, 1, 1000, 1);
     setrlimit(RLIMIT_FSIZE, &limit);
     assert_int_equal(queue_record(w, 2, 1, 20000, &data, &out), 0); /* 8192 to 32768 */
@@ -775,12 +775,12 @@ static int short_by_limit(struct fixture* f)
     return out.calls == 1 && out.status == -EIO && rguard_wal_last_index(w) == 2 ? 0 : 1;
 }
 
-static void a_short_write_of_the_kernel_is_a_failure(void** state)
+static void a_short_write_of_the_kernel_is_a_failure(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     assert_int_equal(in_child(short_by_limit, f), 0);
     assert_int_equal(rguard_wal_open(f->dir, &o, &w, &r), 0);
     assert_int_equal(r.verdict, RGUARD_WAL_TORN_TAIL);
@@ -788,7 +788,7 @@ static void a_short_write_of_the_kernel_is_a_failure(void** state)
     rguard_wal_close(w);
 }
 
-static void a_full_disk_is_said_clearly(void** state)
+static void a_full_disk_is_said_clearly(void **state)
 {
     assert_int_equal(in_child(full_by_limit, *state), 0);
     int rc = in_child(full_tmpfs, *state);
@@ -797,11 +797,11 @@ static void a_full_disk_is_said_clearly(void** state)
     }
 }
 
-static int as_nobody(struct fixture* f)
+static int as_nobody(struct fixture *f)
 {
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     if (geteuid() == 0 && setuid(65534) != 0) {
         return 77;
     }
@@ -809,9 +809,9 @@ static int as_nobody(struct fixture* f)
     return rc == -EACCES && strstr(r.message, f->dir) != NULL ? 0 : 1;
 }
 
-static void a_directory_that_cannot_be_written(void** state)
+static void a_directory_that_cannot_be_written(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     assert_int_equal(chmod(f->dir, 0555), 0);
     int rc = in_child(as_nobody, f);
     assert_int_equal(chmod(f->dir, 0700), 0);
@@ -823,17 +823,17 @@ static void a_directory_that_cannot_be_written(void** state)
 
 /* ---- whole files ---- */
 
-static void whole_files(void** state)
+static void whole_files(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     static const size_t sizes[] = {0,    1,       4071,    4072,    4073,
                                    4096, 1048575, 1048576, 1048577, 3000001};
-    struct rguard_disk* d;
+    struct rguard_disk *d;
     assert_int_equal(rguard__disk_open(f->dir, f->backend, &d), 0);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         size_t n = sizes[i], len = 0;
-        uint8_t* data = malloc(n + 1);
-        void* back = NULL;
+        uint8_t *data = malloc(n + 1);
+        void *back = NULL;
         contents(i, 1, data, n);
         struct iovec iov[3] = {{data, n / 3}, {data, 0}, {data + n / 3, n - n / 3}};
         assert_int_equal(rguard__disk_write_file(d, "snapshot-1", iov, 3), 0);
@@ -849,13 +849,13 @@ static void whole_files(void** state)
         }
         free(data);
     }
-    void* back;
+    void *back;
     size_t len;
     assert_int_equal(rguard__disk_read_file(d, "snapshot-2", 1, &back, &len), -ENOENT);
     d->ops->destroy(d);
 }
 
-static int setup_in_memory(void** state)
+static int setup_in_memory(void **state)
 {
     in_memory = true;
     int rc = setup(state);

@@ -13,13 +13,13 @@ static struct wal_place place(uint64_t room)
 }
 
 /* @n records of @len bytes; returns the batch, in *length its bytes. */
-static uint8_t* encode(uint32_t n, uint32_t len, uint32_t* length)
+static uint8_t *encode(uint32_t n, uint32_t len, uint32_t *length)
 {
     struct wal_batch_header h = {
         .type = WAL_DATA, .n_records = n, .payload_length = n * ((len + 7) & ~7u)};
     uint64_t bytes = rguard__wal_batch_bytes(n, h.payload_length);
-    uint8_t* buf = aligned_alloc(4096, bytes);
-    uint8_t* data = malloc(len + 1);
+    uint8_t *buf = aligned_alloc(4096, bytes);
+    uint8_t *data = malloc(len + 1);
     struct wal_encoder e;
     struct wal_place p = place(0);
     memset(buf, 0xff, bytes); /* a used buffer */
@@ -37,7 +37,7 @@ static uint8_t* encode(uint32_t n, uint32_t len, uint32_t* length)
     return buf;
 }
 
-static void sizes(void** state)
+static void sizes(void **state)
 {
     (void)state;
     for (uint64_t n = 0; n < 3000; n = n * 3 + 1) {
@@ -51,21 +51,21 @@ static void sizes(void** state)
     }
 }
 
-static void encoded_is_valid_only_where_it_belongs(void** state)
+static void encoded_is_valid_only_where_it_belongs(void **state)
 {
     (void)state;
     static const uint32_t lens[] = {0, 1, 8, 511, 4096, 100001};
     for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
         uint32_t length;
         struct wal_batch_header h;
-        uint8_t* buf = encode(5, lens[i], &length);
+        uint8_t *buf = encode(5, lens[i], &length);
         struct wal_place p = place(length);
         assert_int_equal(rguard__wal_batch_check(buf, &p, &h), WAL_VALID);
         assert_int_equal(h.first_index, 1);
         assert_int_equal(h.last_index, 5);
         assert_int_equal(h.last_term, 3);
         assert_true(rguard__wal_batch_padding_ok(buf, &h));
-        const struct wal_table_entry* t = rguard__wal_batch_table(buf, &h);
+        const struct wal_table_entry *t = rguard__wal_batch_table(buf, &h);
         assert_int_equal(t[4].len, lens[i]);
         p.lsn += 4096;
         assert_int_equal(rguard__wal_batch_check(buf, &p, &h), WAL_MISPLACED);
@@ -87,12 +87,12 @@ static void encoded_is_valid_only_where_it_belongs(void** state)
     }
 }
 
-static void every_bit_of_a_batch_is_covered(void** state)
+static void every_bit_of_a_batch_is_covered(void **state)
 {
     (void)state;
     uint32_t length;
     struct wal_batch_header h;
-    uint8_t* buf = encode(3, 1000, &length);
+    uint8_t *buf = encode(3, 1000, &length);
     struct wal_place p = place(length);
     assert_int_equal(length, 4096);
     uint32_t payload_end = 256 + 32 + 96 + 3000;
@@ -115,16 +115,16 @@ static void every_bit_of_a_batch_is_covered(void** state)
     free(buf);
 }
 
-static void sectors_say_where_the_damage_is(void** state)
+static void sectors_say_where_the_damage_is(void **state)
 {
     (void)state;
     uint32_t length;
     struct wal_batch_header h;
-    uint8_t* buf = encode(40, 3000, &length); /* the array takes the sectors 0 to 2 */
+    uint8_t *buf = encode(40, 3000, &length); /* the array takes the sectors 0 to 2 */
     struct wal_place p = place(length);
     uint32_t n = length / 512;
-    uint8_t* states = malloc(n);
-    uint8_t* copy = malloc(length);
+    uint8_t *states = malloc(n);
+    uint8_t *copy = malloc(length);
     memcpy(copy, buf, length);
     assert_int_equal(rguard__wal_batch_check(buf, &p, &h), WAL_VALID);
     for (uint32_t bad = 0; bad < n; bad++) {
@@ -158,7 +158,7 @@ static void sectors_say_where_the_damage_is(void** state)
     free(buf);
 }
 
-static void headers(void** state)
+static void headers(void **state)
 {
     (void)state;
     struct wal_segment_header g = {.sequence = 3, .salt = 4, .first_lsn = 8192, .bytes = 65536};
@@ -172,7 +172,7 @@ static void headers(void** state)
     assert_int_equal(rguard__wal_meta_check(&m, 2, &meta), WAL_HEADER_OK);
     assert_int_equal(rguard__wal_meta_check(&m, 3, &meta), WAL_HEADER_BAD); /* the wrong slot */
     for (size_t i = 0; i < sizeof m * 8; i++) {
-        uint8_t *a = (uint8_t*)&g, *b = (uint8_t*)&m;
+        uint8_t *a = (uint8_t *)&g, *b = (uint8_t *)&m;
         a[i / 8] ^= (uint8_t)(1u << i % 8);
         b[i / 8] ^= (uint8_t)(1u << i % 8);
         assert_int_equal(rguard__wal_segment_check(&g, &back), WAL_HEADER_BAD);

@@ -23,13 +23,13 @@ static struct rguard_wal_options recover_options(void)
 }
 
 /* Writes the log into @dir; KILLED and MARKED are what a killed process leaves. */
-static void write_log(const char* dir, enum ending ending)
+static void write_log(const char *dir, enum ending ending)
 {
     struct fixture tmp;
     struct rguard_wal_options o = recover_options();
     make_dir(tmp.dir);
     o.mark_idle_ms = 1;
-    rguard_wal* w = must_open(&tmp, &o);
+    rguard_wal *w = must_open(&tmp, &o);
     assert_int_equal(rguard_wal_meta_set(w, 3, 2), 0);
     for (uint64_t b = 0; b < 5; b++) {
         append_range(w, 3 * b + 1, 3 * b + 3, 1, batch_len[b], 3);
@@ -49,10 +49,10 @@ static void write_log(const char* dir, enum ending ending)
     remove_tree(tmp.dir);
 }
 
-static int verify(const char* dir, struct rguard_wal_report* r)
+static int verify(const char *dir, struct rguard_wal_report *r)
 {
     struct rguard_wal_options o = recover_options();
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     o.read_only = true;
     memset(r, 0, sizeof *r);
     r->size = sizeof *r;
@@ -64,14 +64,14 @@ static int verify(const char* dir, struct rguard_wal_report* r)
 }
 
 /* The log is refused with @verdict, read-only and not, and nothing has changed. */
-static void refused(const char* dir, uint32_t verdict, struct rguard_wal_report* r,
-                    const char* name)
+static void refused(const char *dir, uint32_t verdict, struct rguard_wal_report *r,
+                    const char *name)
 {
     static const int errors[] = {
         0, 0, RGUARD_ESUSPECT, RGUARD_ECORRUPT, -EIO, RGUARD_EFOREIGN, RGUARD_EUNSUPPORTED};
     struct rguard_wal_options o = recover_options();
     uint32_t before = dir_sum(dir);
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     int rc = verify(dir, r);
     if (rc != errors[verdict] || r->verdict != verdict) {
         fail_msg("%s: verify says %s (%s): %s", name, rguard_err_name(rc),
@@ -88,11 +88,11 @@ static void refused(const char* dir, uint32_t verdict, struct rguard_wal_report*
 }
 
 /* The log opens with @verdict, holds records 1..@last and goes on; a second open is clean. */
-static void opens(const char* dir, uint32_t verdict, uint64_t last, const char* name)
+static void opens(const char *dir, uint32_t verdict, uint64_t last, const char *name)
 {
     struct rguard_wal_options o = recover_options();
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     int rc = rguard_wal_open(dir, &o, &w, &r);
     if (rc != 0 || r.verdict != verdict || r.last_index != last) {
         fail_msg("%s: %s (%s), last %llu: %s", name, rguard_err_name(rc),
@@ -114,7 +114,7 @@ static void opens(const char* dir, uint32_t verdict, uint64_t last, const char* 
 /* A fresh copy of a log that is written once per ending. */
 static char originals[3][128];
 
-static void fresh(struct fixture* f, enum ending ending)
+static void fresh(struct fixture *f, enum ending ending)
 {
     if (originals[ending][0] == '\0') {
         make_dir(originals[ending]);
@@ -125,7 +125,7 @@ static void fresh(struct fixture* f, enum ending ending)
     copy_dir(originals[ending], f->dir);
 }
 
-static int remove_originals(void** state)
+static int remove_originals(void **state)
 {
     (void)state;
     for (int i = 0; i < 3; i++) {
@@ -134,16 +134,16 @@ static int remove_originals(void** state)
     return 0;
 }
 
-static void zero(const char* dir, const char* name, uint64_t offset, size_t len)
+static void zero(const char *dir, const char *name, uint64_t offset, size_t len)
 {
-    uint8_t* zeros = calloc(1, len + 1);
+    uint8_t *zeros = calloc(1, len + 1);
     patch(dir, name, offset, zeros, len);
     free(zeros);
 }
 
 /* ---- the table ---- */
 
-static void every_combination_has_the_verdict_of_its_first_row(void** state)
+static void every_combination_has_the_verdict_of_its_first_row(void **state)
 {
     (void)state;
     static const uint32_t by_bit[WAL_CONDITIONS] = {
@@ -158,9 +158,9 @@ static void every_combination_has_the_verdict_of_its_first_row(void** state)
     }
 }
 
-static void undamaged(void** state)
+static void undamaged(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     for (int e = KILLED; e <= CLOSED; e++) {
         fresh(f, (enum ending)e);
         struct wal_batch_header h;
@@ -173,9 +173,9 @@ static void undamaged(void** state)
 
 /* ---- torn tails ---- */
 
-static void last_batch_cut_at_every_sector(void** state)
+static void last_batch_cut_at_every_sector(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     uint32_t sectors = (uint32_t)(batch_at[5] - batch_at[4]) / 512;
     for (uint32_t cut = 0; cut <= sectors; cut++) {
         char name[32];
@@ -189,9 +189,9 @@ static void last_batch_cut_at_every_sector(void** state)
     }
 }
 
-static void last_batch_with_any_sectors_missing(void** state)
+static void last_batch_with_any_sectors_missing(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     uint32_t sectors = (uint32_t)(batch_at[5] - batch_at[4]) / 512;
     srand(4711);
     for (int round = 0; round < 150; round++) {
@@ -212,9 +212,9 @@ static void last_batch_with_any_sectors_missing(void** state)
     }
 }
 
-static void the_report_counts_what_was_dropped(void** state)
+static void the_report_counts_what_was_dropped(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     fresh(f, KILLED);
     zero(f->dir, FIRST_SEGMENT, batch_at[4] + 4096, 4096);
@@ -226,15 +226,15 @@ static void the_report_counts_what_was_dropped(void** state)
 }
 
 /* What was dropped is zero, and a marker says so durably before the log is handed out. */
-static void a_cut_leaves_zeros_and_a_marker(void** state)
+static void a_cut_leaves_zeros_and_a_marker(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = recover_options();
     struct wal_batch_header h;
     uint8_t rest[8192];
     fresh(f, KILLED);
     zero(f->dir, FIRST_SEGMENT, batch_at[4] + 4096, 512);
-    rguard_wal* w = must_open(f, &o);
+    rguard_wal *w = must_open(f, &o);
     peek(f->dir, FIRST_SEGMENT, batch_at[4], &h, sizeof h);
     peek(f->dir, FIRST_SEGMENT, batch_at[4] + 4096, rest, sizeof rest);
     assert_int_equal(h.type, WAL_TRUNC);
@@ -254,9 +254,9 @@ static bool is_padding(int batch, uint64_t offset)
     return offset >= payload + 3 * ((batch_len[batch] + 7ULL) & ~7ULL);
 }
 
-static void one_flipped_bit_in_the_middle(void** state)
+static void one_flipped_bit_in_the_middle(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     fresh(f, KILLED);
     for (uint64_t i = 0; i < 4096; i++) { /* batch 4 of 5: header, sector CRCs, table, payload */
@@ -282,9 +282,9 @@ static void one_flipped_bit_in_the_middle(void** state)
     assert_int_equal(verify(f->dir, &r), 0);
 }
 
-static void rot_in_the_last_batch_is_suspect_unless_something_follows(void** state)
+static void rot_in_the_last_batch_is_suspect_unless_something_follows(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     static const uint64_t at[] = {0, 12, 40, 90, 270, 400, 600, 3000, 5000, 9000};
     for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
@@ -298,9 +298,9 @@ static void rot_in_the_last_batch_is_suspect_unless_something_follows(void** sta
     }
 }
 
-static void zeroed_blocks_and_sectors_in_the_middle(void** state)
+static void zeroed_blocks_and_sectors_in_the_middle(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     for (int b = 0; b < 4; b++) {
         for (uint64_t len = 512; len <= batch_at[b + 1] - batch_at[b]; len *= 8) {
@@ -324,9 +324,9 @@ static void zeroed_blocks_and_sectors_in_the_middle(void** state)
     refused(f->dir, RGUARD_WAL_CORRUPT, &r, "tail lost after a close");
 }
 
-static void swap(const char* dir, uint64_t a, uint64_t b, size_t len)
+static void swap(const char *dir, uint64_t a, uint64_t b, size_t len)
 {
-    uint8_t* x = malloc(2 * len);
+    uint8_t *x = malloc(2 * len);
     peek(dir, FIRST_SEGMENT, a, x, len);
     peek(dir, FIRST_SEGMENT, b, x + len, len);
     patch(dir, FIRST_SEGMENT, b, x, len);
@@ -334,9 +334,9 @@ static void swap(const char* dir, uint64_t a, uint64_t b, size_t len)
     free(x);
 }
 
-static void batches_in_wrong_places(void** state)
+static void batches_in_wrong_places(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     uint8_t batch[12288];
     fresh(f, KILLED);
@@ -358,7 +358,7 @@ static void batches_in_wrong_places(void** state)
 /* ---- stale bytes ---- */
 
 /* A batch of an earlier epoch of the same log, as a recycled file would hold it. */
-static size_t stale_batch(const char* dir, uint8_t* out)
+static size_t stale_batch(const char *dir, uint8_t *out)
 {
     struct wal_segment_header g;
     peek(dir, FIRST_SEGMENT, 0, &g, sizeof g);
@@ -375,10 +375,10 @@ static size_t stale_batch(const char* dir, uint8_t* out)
     return h.length;
 }
 
-static void stale_bytes_are_no_records(void** state)
+static void stale_bytes_are_no_records(void **state)
 {
-    struct fixture* f = *state;
-    uint8_t* stale = aligned_alloc(4096, 65536);
+    struct fixture *f = *state;
+    uint8_t *stale = aligned_alloc(4096, 65536);
     fresh(f, KILLED);
     size_t len = stale_batch(f->dir, stale);
     patch(f->dir, FIRST_SEGMENT, batch_at[5], stale, len);
@@ -394,7 +394,7 @@ static void stale_bytes_are_no_records(void** state)
 
 /* ---- lengths and counts with good checksums ---- */
 
-static void reseal(uint8_t* header)
+static void reseal(uint8_t *header)
 {
     struct wal_batch_header h;
     memcpy(&h, header, sizeof h);
@@ -404,7 +404,7 @@ static void reseal(uint8_t* header)
     memcpy(header, &h, sizeof h);
 }
 
-static int absurd_in_child(const char* dir)
+static int absurd_in_child(const char *dir)
 {
     struct rguard_wal_report r;
 #ifndef __SANITIZE_ADDRESS__
@@ -414,9 +414,9 @@ static int absurd_in_child(const char* dir)
     return verify(dir, &r) == RGUARD_ECORRUPT ? 0 : 1;
 }
 
-static void absurd_lengths_are_not_believed(void** state)
+static void absurd_lengths_are_not_believed(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     static const struct
     {
         size_t offset;
@@ -453,14 +453,14 @@ static void absurd_lengths_are_not_believed(void** state)
 
 /* ---- contradictions ---- */
 
-static void a_batch_that_does_not_follow_its_predecessor(void** state)
+static void a_batch_that_does_not_follow_its_predecessor(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     uint8_t header[256];
     fresh(f, KILLED);
     peek(f->dir, FIRST_SEGMENT, batch_at[3], header, sizeof header);
-    ((struct wal_batch_header*)(void*)header)->prev_header_crc ^= 1;
+    ((struct wal_batch_header *)(void *)header)->prev_header_crc ^= 1;
     reseal(header);
     patch(f->dir, FIRST_SEGMENT, batch_at[3], header, sizeof header);
     refused(f->dir, RGUARD_WAL_CORRUPT, &r, "chain");
@@ -469,16 +469,16 @@ static void a_batch_that_does_not_follow_its_predecessor(void** state)
 
 /* ---- versions, owners ---- */
 
-static void later_versions_are_unsupported(void** state)
+static void later_versions_are_unsupported(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     uint8_t header[256];
     struct wal_segment_header g;
     struct wal_meta m;
     fresh(f, KILLED);
     peek(f->dir, FIRST_SEGMENT, batch_at[1], header, sizeof header);
-    ((struct wal_batch_header*)(void*)header)->version = 2;
+    ((struct wal_batch_header *)(void *)header)->version = 2;
     reseal(header);
     patch(f->dir, FIRST_SEGMENT, batch_at[1], header, sizeof header);
     refused(f->dir, RGUARD_WAL_UNSUPPORTED, &r, "batch");
@@ -498,19 +498,19 @@ static void later_versions_are_unsupported(void** state)
     refused(f->dir, RGUARD_WAL_UNSUPPORTED, &r, "meta");
 }
 
-static void touch(const char* dir, const char* name)
+static void touch(const char *dir, const char *name)
 {
     char path[512];
     (void)snprintf(path, sizeof path, "%s/%s", dir, name);
     close(open(path, O_WRONLY | O_CREAT, 0600));
 }
 
-static void other_peoples_directories(void** state)
+static void other_peoples_directories(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r = {.size = sizeof r};
     struct rguard_wal_options o = recover_options();
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     char path[512];
     touch(f->dir, "metadata1"); /* libraft */
     refused(f->dir, RGUARD_WAL_FOREIGN, &r, "libraft's directory");
@@ -538,7 +538,7 @@ static void other_peoples_directories(void** state)
     w = must_open(&other, &o);
     append_range(w, 1, 3, 1, 100, 1);
     rguard_wal_close(w);
-    uint8_t* all = malloc(96 * 1024);
+    uint8_t *all = malloc(96 * 1024);
     peek(other.dir, FIRST_SEGMENT, 0, all, 96 * 1024);
     fresh(f, CLOSED);
     patch(f->dir, FIRST_SEGMENT, 0, all, 96 * 1024);
@@ -555,9 +555,9 @@ static void other_peoples_directories(void** state)
 
 /* ---- metadata ---- */
 
-static void damaged_metadata(void** state)
+static void damaged_metadata(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r = {.size = sizeof r};
     struct rguard_wal_options o = recover_options();
     uint64_t term, vote;
@@ -568,7 +568,7 @@ static void damaged_metadata(void** state)
         assert_int_equal(r.term, 3);
         assert_int_equal(r.vote, 2);
         assert_int_equal(r.warnings, 1);
-        rguard_wal* w = must_open(f, &o);
+        rguard_wal *w = must_open(f, &o);
         rguard_wal_meta_get(w, &term, &vote);
         assert_true(term == 3 && vote == 2);
         assert_int_equal(rguard_wal_meta_set(w, 3, 1), RGUARD_EVOTED);
@@ -596,14 +596,14 @@ static void damaged_metadata(void** state)
 /* ---- segment files ---- */
 
 /* A log over several segments, with a MARK at the end. Returns how many. */
-static unsigned write_long_log(struct fixture* f)
+static unsigned write_long_log(struct fixture *f)
 {
     struct rguard_wal_options o = recover_options();
     struct rguard_wal_stats s = {.size = sizeof s};
     o.mark_idle_ms = 1;
     struct fixture tmp;
     make_dir(tmp.dir);
-    rguard_wal* w = must_open(&tmp, &o);
+    rguard_wal *w = must_open(&tmp, &o);
     append_range(w, 1, 60, 1, 5000, 1);
     while (rguard_wal_stats(w, &s), s.marks == 0) {
         poll(NULL, 0, 1);
@@ -617,14 +617,14 @@ static unsigned write_long_log(struct fixture* f)
     return (unsigned)s.segments;
 }
 
-static void segment_path(const struct fixture* f, unsigned sequence, char path[512])
+static void segment_path(const struct fixture *f, unsigned sequence, char path[512])
 {
     (void)snprintf(path, 512, "%s/%020u.wal", f->dir, sequence);
 }
 
-static void missing_segments(void** state)
+static void missing_segments(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     char path[512], copy[512];
     unsigned n = write_long_log(f);
@@ -654,12 +654,12 @@ static void missing_segments(void** state)
     assert_int_equal(r.offset, 0);
 }
 
-static void files_in_the_making(void** state)
+static void files_in_the_making(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_options o = recover_options();
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     char path[512], meta[512];
     for (int kind = 0; kind < 3; kind++) { /* the next segment: empty, part zeros, bad header */
         fresh(f, KILLED);
@@ -694,9 +694,9 @@ static void files_in_the_making(void** state)
 }
 
 /* Bytes behind a clean end are nobody's records, but nothing may be appended over them. */
-static void rot_behind_a_clean_close(void** state)
+static void rot_behind_a_clean_close(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     for (uint64_t at = batch_at[5] + 4096; at < 96 * 1024; at += 4096 * 3 + 512) {
         fresh(f, CLOSED);
@@ -711,10 +711,10 @@ static void rot_behind_a_clean_close(void** state)
 
 /* ---- any single fault ---- */
 
-static void inject(const char* dir, int round, char* name, size_t len)
+static void inject(const char *dir, int round, char *name, size_t len)
 {
     uint64_t bytes = round % 8 == 7 ? 4 * 4096 : batch_at[5] + 8192;
-    const char* file = round % 8 == 7 ? "meta" : FIRST_SEGMENT;
+    const char *file = round % 8 == 7 ? "meta" : FIRST_SEGMENT;
     uint64_t sector = (uint64_t)rand() % (bytes / 512) * 512, block = sector / 4096 * 4096;
     uint8_t garbage[4096];
     for (size_t i = 0; i < sizeof garbage; i++) {
@@ -748,9 +748,9 @@ static void inject(const char* dir, int round, char* name, size_t len)
 
 /* Acknowledged and unreported is never lost: with a MARK or CLOSE behind them, either all records
  * are there and right, or the log is refused and untouched. */
-static void any_single_fault(void** state)
+static void any_single_fault(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     struct rguard_wal_report r;
     struct rguard_wal_options o = recover_options();
     int good = 0, bad = 0;
@@ -760,7 +760,7 @@ static void any_single_fault(void** state)
         fresh(f, round % 2 == 0 ? MARKED : CLOSED);
         inject(f->dir, round, name, sizeof name);
         uint32_t before = dir_sum(f->dir);
-        rguard_wal* w = NULL;
+        rguard_wal *w = NULL;
         r.size = sizeof r;
         int rc = rguard_wal_open(f->dir, &o, &w, &r);
         if (rc != 0) {
@@ -783,7 +783,7 @@ static void any_single_fault(void** state)
 
 /* ---- the detectors, switched off ---- */
 
-static int with_off(const char* off, int (*fn)(const char* dir), const char* dir)
+static int with_off(const char *off, int (*fn)(const char *dir), const char *dir)
 {
     pid_t pid = fork();
     if (pid == 0) {
@@ -796,10 +796,10 @@ static int with_off(const char* off, int (*fn)(const char* dir), const char* dir
 }
 
 /* 0: refused; 1: opened and everything is right; 2: opened and something is wrong or gone. */
-static int open_and_look(const char* dir)
+static int open_and_look(const char *dir)
 {
     struct rguard_wal_options o = recover_options();
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     if (rguard_wal_open(dir, &o, &w, NULL) != 0) {
         return 0;
     }
@@ -816,9 +816,9 @@ static int open_and_look(const char* dir)
     return result;
 }
 
-static void without_crcs_a_flipped_bit_goes_unnoticed(void** state)
+static void without_crcs_a_flipped_bit_goes_unnoticed(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     for (int off = 0; off < 2; off++) {
         fresh(f, MARKED);
         flip(f->dir, FIRST_SEGMENT, batch_at[2] + 1000, 4);
@@ -826,9 +826,9 @@ static void without_crcs_a_flipped_bit_goes_unnoticed(void** state)
     }
 }
 
-static void without_acked_lsn_acknowledged_records_are_cut(void** state)
+static void without_acked_lsn_acknowledged_records_are_cut(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     for (int off = 0; off < 2; off++) {
         fresh(f, MARKED);
         zero(f->dir, FIRST_SEGMENT, batch_at[2] + 4096, 512);

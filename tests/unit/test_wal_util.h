@@ -31,13 +31,13 @@
 struct fixture
 {
     char dir[128];
-    const char* backend; /* NULL: automatic */
+    const char *backend; /* NULL: automatic */
 };
 
-UNUSED static void remove_tree(const char* dir)
+UNUSED static void remove_tree(const char *dir)
 {
-    DIR* d = opendir(dir);
-    struct dirent* entry;
+    DIR *d = opendir(dir);
+    struct dirent *entry;
     while (d != NULL && (entry = readdir(d)) != NULL) {
         char path[512];
         (void)snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
@@ -56,7 +56,7 @@ UNUSED static bool in_memory;
 
 UNUSED static void make_dir(char dir[128])
 {
-    const char* tmp = getenv("TMPDIR");
+    const char *tmp = getenv("TMPDIR");
     if (in_memory && access("/dev/shm", W_OK) == 0) {
         tmp = "/dev/shm";
     }
@@ -64,34 +64,34 @@ UNUSED static void make_dir(char dir[128])
     assert_non_null(mkdtemp(dir));
 }
 
-UNUSED static int setup(void** state)
+UNUSED static int setup(void **state)
 {
-    struct fixture* f = calloc(1, sizeof *f);
+    struct fixture *f = calloc(1, sizeof *f);
     f->backend = *state; /* from cmocka's initial state */
     make_dir(f->dir);
     *state = f;
     return 0;
 }
 
-UNUSED static int teardown(void** state)
+UNUSED static int teardown(void **state)
 {
-    struct fixture* f = *state;
+    struct fixture *f = *state;
     remove_tree(f->dir);
     free(f);
     return 0;
 }
 
-UNUSED static struct rguard_wal_options small(const struct fixture* f)
+UNUSED static struct rguard_wal_options small(const struct fixture *f)
 {
     struct rguard_wal_options o = {
         .size = sizeof o, .node_id = 7, .segment_bytes = 256 * 1024, .backend = f->backend};
     return o;
 }
 
-UNUSED static rguard_wal* must_open(const struct fixture* f, const struct rguard_wal_options* o)
+UNUSED static rguard_wal *must_open(const struct fixture *f, const struct rguard_wal_options *o)
 {
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w = NULL;
+    rguard_wal *w = NULL;
     int rc = rguard_wal_open(f->dir, o, &w, &r);
     if (rc != 0) {
         fail_msg("open: %s: %s", rguard_err_name(rc), r.message);
@@ -100,7 +100,7 @@ UNUSED static rguard_wal* must_open(const struct fixture* f, const struct rguard
 }
 
 /* Contents of record @index of @term: any length, no zero bytes in it. */
-UNUSED static void contents(uint64_t index, uint64_t term, uint8_t* buf, size_t len)
+UNUSED static void contents(uint64_t index, uint64_t term, uint8_t *buf, size_t len)
 {
     uint64_t x = index * 0x9e3779b97f4a7c15ULL + term;
     for (size_t i = 0; i < len; i++) {
@@ -115,16 +115,16 @@ struct outcome
     int status; /* of the last call */
 };
 
-UNUSED static void note(void* user, int status)
+UNUSED static void note(void *user, int status)
 {
-    struct outcome* o = user;
+    struct outcome *o = user;
     o->calls++;
     o->status = status;
 }
 
 /* Queues one record; its bytes live in *data, which the caller keeps and frees. */
-UNUSED static int queue_record(rguard_wal* w, uint64_t index, uint64_t term, uint32_t len,
-                               uint8_t** data, struct outcome* o)
+UNUSED static int queue_record(rguard_wal *w, uint64_t index, uint64_t term, uint32_t len,
+                               uint8_t **data, struct outcome *o)
 {
     *data = malloc(len + 1);
     contents(index, term, *data, len);
@@ -134,11 +134,11 @@ UNUSED static int queue_record(rguard_wal* w, uint64_t index, uint64_t term, uin
 }
 
 /* Appends records @from..@to, @per_batch to a batch, and waits for each batch. */
-UNUSED static void append_range(rguard_wal* w, uint64_t from, uint64_t to, uint64_t term,
+UNUSED static void append_range(rguard_wal *w, uint64_t from, uint64_t to, uint64_t term,
                                 uint32_t len, size_t per_batch)
 {
     while (from <= to) {
-        uint8_t* data[64];
+        uint8_t *data[64];
         struct outcome o = {0, -1};
         size_t n = 0;
         for (; n < per_batch && n < 64 && from <= to; n++, from++) {
@@ -153,11 +153,11 @@ UNUSED static void append_range(rguard_wal* w, uint64_t from, uint64_t to, uint6
     }
 }
 
-UNUSED static void check_record(rguard_wal* w, uint64_t index, uint64_t term, uint32_t len)
+UNUSED static void check_record(rguard_wal *w, uint64_t index, uint64_t term, uint32_t len)
 {
     struct rguard_wal_record r;
-    uint8_t* want = malloc(len + 1);
-    uint8_t* got = malloc(len + 1);
+    uint8_t *want = malloc(len + 1);
+    uint8_t *got = malloc(len + 1);
     contents(index, term, want, len);
     int rc = rguard_wal_read(w, index, &r, got, len);
     if (rc != 0) {
@@ -172,7 +172,7 @@ UNUSED static void check_record(rguard_wal* w, uint64_t index, uint64_t term, ui
     free(got);
 }
 
-UNUSED static void check_range(rguard_wal* w, uint64_t from, uint64_t to, uint64_t term,
+UNUSED static void check_range(rguard_wal *w, uint64_t from, uint64_t to, uint64_t term,
                                uint32_t len)
 {
     for (uint64_t i = from; i <= to; i++) {
@@ -181,10 +181,10 @@ UNUSED static void check_range(rguard_wal* w, uint64_t from, uint64_t to, uint64
 }
 
 /* Leaves the directory as SIGKILL would: nothing in flight, no CLOSE. */
-UNUSED static void copy_dir(const char* from, const char* to)
+UNUSED static void copy_dir(const char *from, const char *to)
 {
-    DIR* d = opendir(from);
-    struct dirent* entry;
+    DIR *d = opendir(from);
+    struct dirent *entry;
     assert_non_null(d);
     while ((entry = readdir(d)) != NULL) {
         char src[512], dst[512];
@@ -194,7 +194,7 @@ UNUSED static void copy_dir(const char* from, const char* to)
         if (stat(src, &st) != 0 || !S_ISREG(st.st_mode)) {
             continue;
         }
-        uint8_t* buf = malloc((size_t)st.st_size + 1);
+        uint8_t *buf = malloc((size_t)st.st_size + 1);
         int in = open(src, O_RDONLY), out = open(dst, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         assert_int_equal(pread(in, buf, (size_t)st.st_size, 0), st.st_size);
         assert_int_equal(pwrite(out, buf, (size_t)st.st_size, 0), st.st_size);
@@ -206,10 +206,10 @@ UNUSED static void copy_dir(const char* from, const char* to)
 }
 
 /* One number for every byte of every file but `lock`. */
-UNUSED static uint32_t dir_sum(const char* dir)
+UNUSED static uint32_t dir_sum(const char *dir)
 {
-    DIR* d = opendir(dir);
-    struct dirent* entry;
+    DIR *d = opendir(dir);
+    struct dirent *entry;
     uint32_t sum = 0;
     while ((entry = readdir(d)) != NULL) {
         char path[512];
@@ -218,7 +218,7 @@ UNUSED static uint32_t dir_sum(const char* dir)
         if (strcmp(entry->d_name, "lock") == 0 || stat(path, &st) != 0 || !S_ISREG(st.st_mode)) {
             continue;
         }
-        uint8_t* buf = malloc((size_t)st.st_size + 1);
+        uint8_t *buf = malloc((size_t)st.st_size + 1);
         int fd = open(path, O_RDONLY);
         assert_int_equal(pread(fd, buf, (size_t)st.st_size, 0), st.st_size);
         close(fd);
@@ -230,7 +230,7 @@ UNUSED static uint32_t dir_sum(const char* dir)
     return sum;
 }
 
-UNUSED static void patch(const char* dir, const char* name, uint64_t offset, const void* data,
+UNUSED static void patch(const char *dir, const char *name, uint64_t offset, const void *data,
                          size_t len)
 {
     char path[512];
@@ -241,7 +241,7 @@ UNUSED static void patch(const char* dir, const char* name, uint64_t offset, con
     close(fd);
 }
 
-UNUSED static void peek(const char* dir, const char* name, uint64_t offset, void* data, size_t len)
+UNUSED static void peek(const char *dir, const char *name, uint64_t offset, void *data, size_t len)
 {
     char path[512];
     (void)snprintf(path, sizeof path, "%s/%s", dir, name);
@@ -251,7 +251,7 @@ UNUSED static void peek(const char* dir, const char* name, uint64_t offset, void
     close(fd);
 }
 
-UNUSED static void flip(const char* dir, const char* name, uint64_t offset, unsigned bit)
+UNUSED static void flip(const char *dir, const char *name, uint64_t offset, unsigned bit)
 {
     uint8_t byte;
     peek(dir, name, offset, &byte, 1);

@@ -6,10 +6,10 @@
 #include <errno.h>
 #include <raftguard/trace.h>
 
-static rguard_arena* arenas[2]; /* packed, guarded */
-static rguard_window* window;
+static rguard_arena *arenas[2]; /* packed, guarded */
+static rguard_window *window;
 
-static int setup(void** state)
+static int setup(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -21,7 +21,7 @@ static int setup(void** state)
     return 0;
 }
 
-static int teardown(void** state)
+static int teardown(void **state)
 {
     (void)state;
     unsetenv("RGUARD_TEST_OFF");
@@ -34,32 +34,31 @@ static int teardown(void** state)
 /* A body is a list of things to do. */
 struct script
 {
-    uint8_t* p;
-    uint8_t* q;
+    uint8_t *p;
+    uint8_t *q;
     size_t len;
     int result;
     uint32_t raise;
     int got;
 };
 
-static int run(int (*body)(void*), struct script* s, struct rguard_violation* v)
+static int run(int (*body)(void *), struct script *s, struct rguard_violation *v)
 {
     memset(v, 0, sizeof *v);
     return rguard_window_run(window, 5, 77, body, s, v);
 }
 
-/* ---- undo -------------------------------------------------------------------------------------
- */
+/* ---- undo ------------------------------------------------------------------------------------ */
 
-static int write_alloc_free(void* user)
+static int write_alloc_free(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     s->got = rguard_touch(s->p + 10, 20);
     memset(s->p + 10, 2, 20);
     s->got |= rguard_touch(s->p + 15, 30);
     memset(s->p + 15, 3, 30);
     for (int i = 0; i < 2; i++) {
-        void* fresh;
+        void *fresh;
         s->got |= rguard_alloc(arenas[i], 100, &fresh);
         memset(fresh, 9, 100);
     }
@@ -71,7 +70,7 @@ static int write_alloc_free(void* user)
     return s->result;
 }
 
-static void expect_untouched(const struct script* s)
+static void expect_untouched(const struct script *s)
 {
     for (size_t i = 0; i < 100; i++) {
         assert_int_equal(s->p[i], 1);
@@ -98,7 +97,7 @@ static struct script two_slots(void)
     return s;
 }
 
-static void test_error_from_the_body_undoes_everything(void** state)
+static void test_error_from_the_body_undoes_everything(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -110,7 +109,7 @@ static void test_error_from_the_body_undoes_everything(void** state)
     expect_untouched(&s);
 }
 
-static void test_raise_undoes_everything_and_is_precise(void** state)
+static void test_raise_undoes_everything_and_is_precise(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -131,7 +130,7 @@ static void test_raise_undoes_everything_and_is_precise(void** state)
     assert_int_equal(recorded.class_, RGUARD_CLASS_PRECISE);
 }
 
-static void test_a_damaging_raise_is_imprecise(void** state)
+static void test_a_damaging_raise_is_imprecise(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -141,7 +140,7 @@ static void test_a_damaging_raise_is_imprecise(void** state)
     assert_int_equal(v.class_, RGUARD_CLASS_IMPRECISE);
 }
 
-static void test_commit_keeps_and_hands_freed_slots_back(void** state)
+static void test_commit_keeps_and_hands_freed_slots_back(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -153,16 +152,16 @@ static void test_commit_keeps_and_hands_freed_slots_back(void** state)
     assert_ptr_equal(make_slot(arenas[1], 100), s.q);
 }
 
-static int free_then_alloc(void* user)
+static int free_then_alloc(void *user)
 {
-    struct script* s = user;
-    void* fresh = NULL;
+    struct script *s = user;
+    void *fresh = NULL;
     s->got = rguard_free(arenas[0], s->p) | rguard_alloc(arenas[0], 100, &fresh);
     s->q = fresh;
     return 0;
 }
 
-static void test_a_freed_slot_is_not_handed_out_before_commit(void** state)
+static void test_a_freed_slot_is_not_handed_out_before_commit(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -173,12 +172,12 @@ static void test_a_freed_slot_is_not_handed_out_before_commit(void** state)
     assert_ptr_equal(make_slot(arenas[0], 100), s.p);
 }
 
-static void test_after_an_abort_the_same_calls_give_the_same_addresses(void** state)
+static void test_after_an_abort_the_same_calls_give_the_same_addresses(void **state)
 {
     (void)state;
     struct script s = two_slots();
     struct rguard_violation v;
-    uint8_t* got[2][6];
+    uint8_t *got[2][6];
     for (int i = 0; i < 6; i++) { /* some holes first */
         make_slot(arenas[i % 2], 100);
     }
@@ -194,7 +193,7 @@ static void test_after_an_abort_the_same_calls_give_the_same_addresses(void** st
     assert_memory_equal(got[0], got[1], sizeof got[0]);
 }
 
-static void test_with_undo_off_the_bytes_stay(void** state)
+static void test_with_undo_off_the_bytes_stay(void **state)
 {
     (void)state;
     setenv("RGUARD_TEST_OFF", "undo", 1);
@@ -208,12 +207,11 @@ static void test_with_undo_off_the_bytes_stay(void** state)
     assert_int_equal(rguard_slot_len(arenas[0], s.p), 0);
 }
 
-/* ---- refused frees ----------------------------------------------------------------------------
- */
+/* ---- refused frees --------------------------------------------------------------------------- */
 
-static int free_twice(void* user)
+static int free_twice(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     rguard_touch(s->p, 100);
     memset(s->p, 2, 100);
     rguard_free(arenas[0], s->p);
@@ -221,30 +219,30 @@ static int free_twice(void* user)
     return 0;
 }
 
-static int free_nonsense(void* user)
+static int free_nonsense(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     s->got = rguard_free(arenas[0], s->q);
     return 0;
 }
 
-static int free_overrun(void* user)
+static int free_overrun(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     raw_store(s->p + 100, 0);
     s->got = rguard_free(arenas[0], s->p);
     return 0;
 }
 
-static int alloc_damaged(void* user)
+static int alloc_damaged(void *user)
 {
-    struct script* s = user;
-    void* fresh;
+    struct script *s = user;
+    void *fresh;
     s->got = rguard_alloc(arenas[0], 100, &fresh);
     return 0;
 }
 
-static void test_refused_frees_end_the_window(void** state)
+static void test_refused_frees_end_the_window(void **state)
 {
     (void)state;
     struct script s = two_slots();
@@ -266,13 +264,13 @@ static void test_refused_frees_end_the_window(void** state)
     assert_int_equal(s.got, 1234);
 }
 
-static void test_double_free_commits_with_the_detector_off(void** state)
+static void test_double_free_commits_with_the_detector_off(void **state)
 {
     (void)state;
     setenv("RGUARD_TEST_OFF", "double_free", 1);
-    rguard_arena* a = make_arena(RGUARD_SLOTS_PACKED, 1 << 20);
-    rguard_arena* keep = arenas[0];
-    rguard_window* w = make_window(&a, 1, 0);
+    rguard_arena *a = make_arena(RGUARD_SLOTS_PACKED, 1 << 20);
+    rguard_arena *keep = arenas[0];
+    rguard_window *w = make_window(&a, 1, 0);
     arenas[0] = a;
     struct script s = {.p = make_slot(a, 100), .got = 1234};
     struct rguard_violation v;
@@ -283,7 +281,7 @@ static void test_double_free_commits_with_the_detector_off(void** state)
     rguard_arena_destroy(a);
 }
 
-static void test_damaged_free_slot_ends_the_window(void** state)
+static void test_damaged_free_slot_ends_the_window(void **state)
 {
     (void)state;
     struct script s = {.p = make_slot(arenas[0], 100), .got = 1234};
@@ -296,24 +294,23 @@ static void test_damaged_free_slot_ends_the_window(void** state)
     assert_int_equal(s.got, 1234);
 }
 
-/* ---- what else was damaged --------------------------------------------------------------------
- */
+/* ---- what else was damaged ------------------------------------------------------------------- */
 
-static int damage_neighbour_then_raise(void* user)
+static int damage_neighbour_then_raise(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     rguard_touch(s->p, 1);
     raw_store(s->q, (uint8_t)~raw_load(s->q));
     rguard_window_raise(RGUARD_V_INJECTED);
     return 0;
 }
 
-static void test_damage_near_a_touched_slot_makes_it_imprecise(void** state)
+static void test_damage_near_a_touched_slot_makes_it_imprecise(void **state)
 {
     (void)state;
     struct rguard_violation v;
     struct script s = {.p = make_slot(arenas[0], 100)};
-    uint8_t* other = make_slot(arenas[0], 100); /* same page */
+    uint8_t *other = make_slot(arenas[0], 100); /* same page */
     s.q = other + 100;
     assert_int_equal(run(damage_neighbour_then_raise, &s, &v), RGUARD_EVIOLATION);
     assert_int_equal(v.kind, RGUARD_V_INJECTED);
@@ -325,21 +322,21 @@ static void test_damage_near_a_touched_slot_makes_it_imprecise(void** state)
     assert_int_equal(v.class_, RGUARD_CLASS_IMPRECISE);
 }
 
-static void test_damage_far_away_is_not_looked_for(void** state)
+static void test_damage_far_away_is_not_looked_for(void **state)
 {
     (void)state;
     struct rguard_violation v;
     struct script s = {.p = make_slot(arenas[0], 100)};
-    uint8_t* far = make_slot(arenas[0], 20000);
+    uint8_t *far = make_slot(arenas[0], 20000);
     s.q = far + 20000;
     assert_int_equal(run(damage_neighbour_then_raise, &s, &v), RGUARD_EVIOLATION);
     assert_int_equal(v.class_, RGUARD_CLASS_PRECISE); /* a FULL check finds it */
     assert_int_equal(rguard_check(arenas[0], RGUARD_CHECK_FULL, NULL), RGUARD_ECANARY);
 }
 
-static int damage_log_then_return(void* user)
+static int damage_log_then_return(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     rguard_touch(s->p, 64);
     memset(s->p, 2, 64);
     raw_store(window->log + s->len, (uint8_t)~raw_load(window->log + s->len));
@@ -349,7 +346,7 @@ static int damage_log_then_return(void* user)
     return s->result;
 }
 
-static void test_every_byte_of_the_undo_log_is_checked(void** state)
+static void test_every_byte_of_the_undo_log_is_checked(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -373,15 +370,15 @@ static void test_every_byte_of_the_undo_log_is_checked(void** state)
     }
 }
 
-static int free_then_damage_log(void* user)
+static int free_then_damage_log(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     rguard_free(arenas[0], s->p);
     raw_store(window->log + 8, (uint8_t)~raw_load(window->log + 8));
     return 0;
 }
 
-static void test_commit_does_not_free_by_a_damaged_record(void** state)
+static void test_commit_does_not_free_by_a_damaged_record(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -391,12 +388,11 @@ static void test_commit_does_not_free_by_a_damaged_record(void** state)
     assert_int_equal(v.class_, RGUARD_CLASS_IMPRECISE);
 }
 
-/* ---- windows that cannot be undone ------------------------------------------------------------
- */
+/* ---- windows that cannot be undone ----------------------------------------------------------- */
 
-static int touch_a_lot(void* user)
+static int touch_a_lot(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     for (int i = 0; i < 100; i++) {
         s->got |= rguard_touch(s->p, 100);
         s->p[0]++;
@@ -407,12 +403,12 @@ static int touch_a_lot(void* user)
     return s->result;
 }
 
-static void test_overflow_of_the_undo_log(void** state)
+static void test_overflow_of_the_undo_log(void **state)
 {
     (void)state;
     struct rguard_violation v;
     struct script s = two_slots();
-    rguard_window* small = make_window(arenas, 2, 4096);
+    rguard_window *small = make_window(arenas, 2, 4096);
     assert_int_equal(rguard_window_run(small, 1, 1, touch_a_lot, &s, &v), 0);
     assert_int_equal(s.got, 0);
     assert_int_equal(s.p[0], 101);
@@ -428,23 +424,23 @@ static void test_overflow_of_the_undo_log(void** state)
     rguard_window_destroy(small);
 }
 
-static int alloc_free_a_lot(void* user)
+static int alloc_free_a_lot(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     for (int i = 0; i < 500; i++) {
-        void* p = NULL;
+        void *p = NULL;
         s->got |= rguard_alloc(arenas[i % 2], 50, &p);
         s->got |= rguard_free(arenas[i % 2], p);
     }
     return 0;
 }
 
-static void test_allocation_goes_on_when_the_log_is_full(void** state)
+static void test_allocation_goes_on_when_the_log_is_full(void **state)
 {
     (void)state;
     struct rguard_violation v;
     struct script s = two_slots();
-    rguard_window* small = make_window(arenas, 2, 4096);
+    rguard_window *small = make_window(arenas, 2, 4096);
     assert_int_equal(rguard_window_run(small, 1, 1, alloc_free_a_lot, &s, &v), 0);
     assert_int_equal(s.got, 0);
     struct rguard_arena_stats stats = {.size = sizeof stats};
@@ -456,9 +452,9 @@ static void test_allocation_goes_on_when_the_log_is_full(void** state)
     rguard_window_destroy(small);
 }
 
-static int touch_range(void* user)
+static int touch_range(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     s->got = rguard_touch(s->p, s->len);
     if (s->raise != 0) {
         rguard_window_raise(s->raise);
@@ -466,22 +462,22 @@ static int touch_range(void* user)
     return 0;
 }
 
-static void test_touch_outside_a_live_slot(void** state)
+static void test_touch_outside_a_live_slot(void **state)
 {
     (void)state;
     struct rguard_violation v;
     struct script two = two_slots();
-    uint8_t* p = two.p;
-    uint8_t* dead = make_slot(arenas[0], 100);
+    uint8_t *p = two.p;
+    uint8_t *dead = make_slot(arenas[0], 100);
     int local = 0;
     rguard_free(arenas[0], dead);
     const struct
     {
-        uint8_t* p;
+        uint8_t *p;
         size_t len;
-    } bad[] = {{p - 1, 1},    {p, 101},         {p + 100, 1},          {p + 99, 2},
-               {p, SIZE_MAX}, {dead, 1},        {(uint8_t*)&local, 1}, {NULL, 1},
-               {two.q, 101},  {two.q + 100, 1}, {two.q - 1, 2},        {p - 16, 16}};
+    } bad[] = {{p - 1, 1},    {p, 101},         {p + 100, 1},           {p + 99, 2},
+               {p, SIZE_MAX}, {dead, 1},        {(uint8_t *)&local, 1}, {NULL, 1},
+               {two.q, 101},  {two.q + 100, 1}, {two.q - 1, 2},         {p - 16, 16}};
     assert_int_equal(rguard_touch(p, 1000), 0); /* no window: nothing to do */
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct script s = {.p = bad[i].p, .len = bad[i].len};
@@ -493,7 +489,7 @@ static void test_touch_outside_a_live_slot(void** state)
     }
     const struct
     {
-        uint8_t* p;
+        uint8_t *p;
         size_t len;
     } good[] = {{p, 100}, {p + 99, 1}, {p + 100, 0}, {NULL, 0}, {two.q, 100}, {two.q + 1, 99}};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -504,12 +500,11 @@ static void test_touch_outside_a_live_slot(void** state)
     }
 }
 
-/* ---- magic words ------------------------------------------------------------------------------
- */
+/* ---- magic words ----------------------------------------------------------------------------- */
 
-static int damage_magic(void* user)
+static int damage_magic(void *user)
 {
-    struct script* s = user;
+    struct script *s = user;
     rguard_touch(s->p, 1);
     s->p[0] = 9;
     s->got = 1;
@@ -517,7 +512,7 @@ static int damage_magic(void* user)
     return s->result;
 }
 
-static void test_magic_is_checked_before_and_after(void** state)
+static void test_magic_is_checked_before_and_after(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -537,11 +532,11 @@ static void test_magic_is_checked_before_and_after(void** state)
     assert_int_equal(run(touch_range, &s, &v), 0);
 }
 
-static void test_magic_goes_unnoticed_with_the_detector_off(void** state)
+static void test_magic_goes_unnoticed_with_the_detector_off(void **state)
 {
     (void)state;
     setenv("RGUARD_TEST_OFF", "magic", 1);
-    rguard_window* w = make_window(arenas, 2, 0);
+    rguard_window *w = make_window(arenas, 2, 0);
     struct script s = two_slots();
     struct rguard_violation v;
     assert_int_equal(rguard_window_run(w, 1, 1, damage_magic, &s, &v), 0);
@@ -549,10 +544,9 @@ static void test_magic_goes_unnoticed_with_the_detector_off(void** state)
     rguard_window_destroy(w);
 }
 
-/* ---- the bracket without the trap; states -----------------------------------------------------
- */
+/* ---- the bracket without the trap; states ---------------------------------------------------- */
 
-static void test_bracket(void** state)
+static void test_bracket(void **state)
 {
     (void)state;
     struct rguard_violation v;
@@ -575,10 +569,10 @@ static void test_bracket(void** state)
     assert_int_equal(rguard_window_raise(RGUARD_V_INJECTED), RGUARD_ESTATE);
 }
 
-static int open_another(void* user)
+static int open_another(void *user)
 {
-    struct script* s = user;
-    rguard_arena* a = NULL;
+    struct script *s = user;
+    rguard_arena *a = NULL;
     struct rguard_arena_options o = {.size = sizeof o, .bytes = 4096};
     assert_int_equal(rguard_arena_create(&o, &a), RGUARD_ESTATE);
     assert_int_equal(rguard_arena_reset(arenas[0]), RGUARD_ESTATE);
@@ -587,7 +581,7 @@ static int open_another(void* user)
     return 0;
 }
 
-static void test_windows_do_not_nest(void** state)
+static void test_windows_do_not_nest(void **state)
 {
     (void)state;
     struct script s = {.got = 0};
@@ -596,10 +590,10 @@ static void test_windows_do_not_nest(void** state)
     assert_int_equal(s.got, RGUARD_ESTATE);
 }
 
-static void test_bad_window_options(void** state)
+static void test_bad_window_options(void **state)
 {
     (void)state;
-    rguard_window* w = NULL;
+    rguard_window *w = NULL;
     struct rguard_window_options good = {.size = sizeof good, .arenas = arenas, .n_arenas = 2};
     struct rguard_window_options o = good;
     assert_int_equal(rguard_window_create(NULL, &w), -EINVAL);
@@ -615,7 +609,7 @@ static void test_bad_window_options(void** state)
     o.undo_bytes = SIZE_MAX;
     assert_int_equal(rguard_window_create(&o, &w), -EINVAL);
     o = good;
-    rguard_arena* hole[2] = {arenas[0], NULL};
+    rguard_arena *hole[2] = {arenas[0], NULL};
     o.arenas = hole;
     assert_int_equal(rguard_window_create(&o, &w), -EINVAL);
     assert_int_equal(rguard_window_run(NULL, 1, 1, touch_range, NULL, NULL), -EINVAL);
@@ -624,19 +618,18 @@ static void test_bad_window_options(void** state)
     rguard_window_destroy(NULL);
 }
 
-/* ---- hooks ------------------------------------------------------------------------------------
- */
+/* ---- hooks ----------------------------------------------------------------------------------- */
 
 static unsigned hooked;
 static struct rguard_violation hook_saw;
 
-static void hook(void* user, const struct rguard_violation* v)
+static void hook(void *user, const struct rguard_violation *v)
 {
-    hooked += *(unsigned*)user;
+    hooked += *(unsigned *)user;
     hook_saw = *v;
 }
 
-static void test_hooks_see_every_violation_at_once(void** state)
+static void test_hooks_see_every_violation_at_once(void **state)
 {
     (void)state;
     unsigned one = 1;
@@ -669,14 +662,13 @@ static void test_hooks_see_every_violation_at_once(void** state)
     }
 }
 
-/* ---- the model: random windows against a shadow copy ------------------------------------------
- */
+/* ---- the model: random windows against a shadow copy ----------------------------------------- */
 
 #define SLOTS 200u
 
 struct model_slot
 {
-    uint8_t* p;
+    uint8_t *p;
     uint32_t len;
     int arena;
     uint8_t bytes[512];
@@ -697,11 +689,11 @@ static uint64_t next_random(void)
 
 static void model_op(void)
 {
-    struct model_slot* m = &draft[next_random() % SLOTS];
+    struct model_slot *m = &draft[next_random() % SLOTS];
     uint64_t what = next_random() % 4;
     model_ops++;
     if (m->p == NULL) {
-        void* p = NULL;
+        void *p = NULL;
         m->arena = (int)(next_random() % 2);
         m->len = 1 + (uint32_t)(next_random() % sizeof m->bytes);
         CHECK(rguard_alloc(arenas[m->arena], m->len, &p) == 0);
@@ -720,9 +712,9 @@ static void model_op(void)
     }
 }
 
-static int model_body(void* user)
+static int model_body(void *user)
 {
-    const struct script* s = user;
+    const struct script *s = user;
     for (size_t i = 0; i < s->len; i++) {
         model_op();
     }
@@ -736,7 +728,7 @@ static void expect_model(void)
 {
     uint64_t live[2] = {0, 0};
     for (size_t i = 0; i < SLOTS; i++) {
-        const struct model_slot* m = &model[i];
+        const struct model_slot *m = &model[i];
         if (m->p != NULL) {
             live[m->arena]++;
             assert_int_equal(rguard_slot_len(arenas[m->arena], m->p), m->len);
@@ -751,7 +743,7 @@ static void expect_model(void)
     }
 }
 
-static void test_random_windows_match_the_model(void** state)
+static void test_random_windows_match_the_model(void **state)
 {
     (void)state;
     memset(model, 0, sizeof model);

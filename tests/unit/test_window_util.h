@@ -34,7 +34,7 @@
 
 /* Runs @fn in a child; its wait status. @off: RGUARD_TEST_OFF for it, or NULL. Under ASan its
  * handlers stay what they were before cmocka: the sanitizer's. */
-static inline int in_child_off(const char* off, void (*fn)(void))
+static inline int in_child_off(const char *off, void (*fn)(void))
 {
     fflush(NULL);
     pid_t pid = fork();
@@ -86,31 +86,31 @@ static inline int in_child(void (*fn)(void))
         }                                    \
     } while (0)
 
-static inline rguard_arena* make_arena(int slots, size_t bytes)
+static inline rguard_arena *make_arena(int slots, size_t bytes)
 {
     struct rguard_arena_options o = {
         .size = sizeof o, .name = "test", .bytes = bytes, .slots = slots};
-    rguard_arena* a = NULL;
+    rguard_arena *a = NULL;
     if (rguard_arena_create(&o, &a) != 0) {
         abort();
     }
     return a;
 }
 
-static inline rguard_window* make_window(rguard_arena** arenas, size_t n, size_t undo_bytes)
+static inline rguard_window *make_window(rguard_arena **arenas, size_t n, size_t undo_bytes)
 {
     struct rguard_window_options o = {
         .size = sizeof o, .arenas = arenas, .n_arenas = n, .undo_bytes = undo_bytes};
-    rguard_window* w = NULL;
+    rguard_window *w = NULL;
     if (rguard_window_create(&o, &w) != 0) {
         abort();
     }
     return w;
 }
 
-static inline uint8_t* make_slot(rguard_arena* a, size_t len)
+static inline uint8_t *make_slot(rguard_arena *a, size_t len)
 {
-    void* p = NULL;
+    void *p = NULL;
     if (rguard_alloc(a, len, &p) != 0) {
         abort();
     }
@@ -118,12 +118,12 @@ static inline uint8_t* make_slot(rguard_arena* a, size_t len)
 }
 
 /* A store that no instrumentation sees: it reaches the memory, or the page fault. */
-__attribute__((noinline, unused)) RGUARD__RAW static void raw_store(volatile uint8_t* p, uint8_t v)
+__attribute__((noinline, unused)) RGUARD__RAW static void raw_store(volatile uint8_t *p, uint8_t v)
 {
     *p = v;
 }
 
-__attribute__((noinline, unused)) RGUARD__RAW static uint8_t raw_load(const volatile uint8_t* p)
+__attribute__((noinline, unused)) RGUARD__RAW static uint8_t raw_load(const volatile uint8_t *p)
 {
     return *p;
 }
