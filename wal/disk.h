@@ -7,8 +7,8 @@
 #include <sys/uio.h>
 
 /* The seam between raftguard and any byte that touches a disk. Not installed. Back ends:
- * disk_uring.c, disk_sync.c; later disk_thread.c and tests/sim/disk_sim.c. A disk is one directory;
- * names are plain file names in it. All results are 0 (or a count) or a negated errno; a short read
+ * disk_uring.c, disk_thread.c, disk_sync.c and tests/sim/disk_sim.c. A disk is one directory; names
+ * are plain file names in it. All results are 0 (or a count) or a negated errno; a short read
  * is only possible at end of file; a short write is an error (-EIO).
  *
  * Buffers, offsets and lengths of read() and write_durable() are multiples of 4096. */
@@ -38,11 +38,25 @@ struct rguard_disk_ops
     int (*unlink)(struct rguard_disk *d, const char *name);
     int (*sync_dir)(struct rguard_disk *d);
     int (*list)(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user);
-    int (*fd)(struct rguard_disk *d);                /* to poll, -1 when nothing is asynchronous */
-    int (*process)(struct rguard_disk *d, int wait); /* runs completions; wait: blocks for one */
+    int (*fd)(struct rguard_disk *d); /* to poll, -1 when nothing is asynchronous */
+    /* Runs the callbacks of what is complete, of writes and of background work, and returns how
+     * many there were; wait: blocks until there is one, unless nothing was started. */
+    int (*process)(struct rguard_disk *d, int wait);
+    /* Waits for what was started; its callbacks do not run any more. */
     void (*destroy)(struct rguard_disk *d);
     /* Writes zeros; durable only after sync(). */
     int (*zero)(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset);
+    /* Runs fn(user) off the owner's path, then done(user, what fn returned) from process(). At most
+     * one at a time, beside at most one write_start(). fn is a short piece of work: it calls this
+     * disk's synchronous operations (open to zero, but not list), on files that nobody else uses
+     * until done has been called. uring and thread run it on a helper thread; sync inside
+     * process(). A simulated disk runs it, without a thread, as an event of its own in some later
+     * process(): before or after a write that is in flight at the same time, each operation in it
+     * an operation like any other (to crash at, to fail, to leave unsynced). The segment factory
+     * is made of such pieces, so that crashes between them and the appends beside them are all
+     * reachable. */
+    int (*background)(struct rguard_disk *d, int (*fn)(void *user),
+                      void (*done)(void *user, int status), void *user);
 };
 
 struct rguard_disk
@@ -50,7 +64,8 @@ struct rguard_disk
     const struct rguard_disk_ops *ops;
 };
 
-/* Opens directory @dir. @backend "uring", "sync" or NULL (uring, falling back to sync). */
+/* Opens directory @dir. @backend "uring", "thread", "sync", or NULL: uring, or thread where io_uring
+ * is refused (EPERM, ENOSYS, ENOMEM). -EINVAL: no such back end. */
 int rguard__disk_open(const char *dir, const char *backend, struct rguard_disk **out);
 
 /* Whole small files, for snapshots: write goes to "tmp-<name>", is synced, renamed and the

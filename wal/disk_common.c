@@ -28,10 +28,13 @@ int rguard__disk_open(const char *dir, const char *backend, struct rguard_disk *
     if (backend == NULL) {
         int rc = rguard__disk_uring_open(dir, out);
         bool refused = rc == -EPERM || rc == -ENOSYS || rc == -ENOMEM;
-        return refused ? rguard__disk_sync_open(dir, out) : rc;
+        return refused ? rguard__disk_thread_open(dir, out) : rc;
     }
     if (strcmp(backend, "uring") == 0) {
         return rguard__disk_uring_open(dir, out);
+    }
+    if (strcmp(backend, "thread") == 0) {
+        return rguard__disk_thread_open(dir, out);
     }
     return strcmp(backend, "sync") == 0 ? rguard__disk_sync_open(dir, out) : -EINVAL;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The synchronous disk: process() does the write that write_start() has noted and reports it. An
- * eventfd becomes readable in between, so that an event loop comes round without being asked. */
+/* The synchronous disk: process() does what write_start() and background() have noted, the write
+ * first, and reports it. An eventfd becomes readable in between, so that an event loop comes round
+ * without being asked. */
 #include "disk_internal.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -20,6 +20,8 @@ struct disk_sync
     uint64_t offset;
     rguard_disk_write_cb cb;
     void *user;
+    int (*work)(void *user); /* NULL: none */
+    struct disk_job job;
 };
 
 static int sync_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
@@ -44,19 +46,41 @@ static int sync_fd(struct rguard_disk *d)
     return ((struct disk_sync *)d)->eventfd;
 }
 
+static int sync_background(struct rguard_disk *d, int (*fn)(void *user),
+                           void (*done)(void *user, int status), void *user)
+{
+    struct disk_sync *s = (struct disk_sync *)d;
+    if (s->work != NULL) {
+        return -EBUSY;
+    }
+    s->work = fn;
+    s->job = (struct disk_job){done, user};
+    return eventfd_write(s->eventfd, 1) != 0 ? -errno : 0;
+}
+
 static int sync_process(struct rguard_disk *d, int wait)
 {
     struct disk_sync *s = (struct disk_sync *)d;
+    int n = 0;
     (void)wait;
-    if (!s->pending) {
+    if (!s->pending && s->work == NULL) {
         return 0;
     }
     eventfd_t ignored;
     (void)eventfd_read(s->eventfd, &ignored);
-    int rc = rguard__posix_write(d, s->file, s->buf, s->len, s->offset);
-    s->pending = false;
-    s->cb(s->user, rc);
-    return 1;
+    int (*work)(void *user) = s->work;
+    if (s->pending) {
+        int rc = rguard__posix_write(d, s->file, s->buf, s->len, s->offset);
+        s->pending = false;
+        s->cb(s->user, rc);
+        n++;
+    }
+    if (work != NULL) {
+        s->work = NULL;
+        s->job.done(s->job.user, work(s->job.user));
+        n++;
+    }
+    return n;
 }
 
 static void sync_destroy(struct rguard_disk *d)
@@ -84,6 +108,7 @@ static const struct rguard_disk_ops sync_ops = {
     .process = sync_process,
     .destroy = sync_destroy,
     .zero = rguard__posix_zero,
+    .background = sync_background,
 };
 
 int rguard__disk_sync_open(const char *dir, struct rguard_disk **out)

@@ -69,7 +69,7 @@ int rguard_wal_open(const char *dir, const struct rguard_wal_options *options, r
     }
     rc = rguard__disk_open(dir, o.backend, &disk);
     if (rc != 0) {
-        return explain(report, rc, rc == -EINVAL ? "back end (uring or sync)" : dir);
+        return explain(report, rc, rc == -EINVAL ? "back end (uring, thread or sync)" : dir);
     }
     if (!o.read_only && !rguard__wal_foreign(disk)) {
         rc = take_lock(dir, &lock_fd);

@@ -59,8 +59,8 @@ struct rguard_wal_options
     uint64_t node_id;        /* stored at creation, compared at every open; 0 = do not compare */
     size_t segment_bytes;    /* multiple of 4096; 0 = 8 MiB */
     size_t max_record_bytes; /* 0 = 8 MiB */
-    const char *backend; /* "uring", "sync", or NULL: RGUARD_WAL_BACKEND, else uring with automatic
-                          * fallback to sync where io_uring is refused */
+    const char *backend; /* "uring", "thread", "sync", or NULL: RGUARD_WAL_BACKEND, else uring, or
+                          * thread where io_uring is refused (EPERM, ENOSYS, ENOMEM) */
     unsigned mark_idle_ms; /* a MARK batch follows after so much idle time; 0 = 20 */
     bool read_only;        /* takes no lock, writes nothing, repairs nothing */
     uint64_t seed;         /* 0 = random identity; tests and fill: deterministic UUID and salts */
@@ -216,7 +216,7 @@ RGUARD_API int rguard_wal_scrub_step(rguard_wal *w, size_t max_bytes, int *done)
 RGUARD_API int rguard_wal_meta_set(rguard_wal *w, uint64_t term, uint64_t vote);
 RGUARD_API void rguard_wal_meta_get(const rguard_wal *w, uint64_t *term, uint64_t *vote);
 
-/* "uring" or "sync". */
+/* "uring", "thread" or "sync". */
 RGUARD_API const char *rguard_wal_backend(const rguard_wal *w);
 
 /* 0, or the error that poisoned the log. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log as its owner sees it: append, read, truncate, reset, reopen, metadata. Every test runs on
- * both back ends. */
+ * every back end. */
 #include "test_wal_util.h"
 
 #include "format_internal.h"
@@ -569,31 +569,25 @@ static void appending_allocates_nothing(void **state)
 #endif
 }
 
-#define BOTH(test)                                      \
-    {#test " (uring)", test, setup, teardown, "uring"}, \
-    {                                                   \
-#test " (sync)", test, setup, teardown, "sync"  \
-    }
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(round_trip),
-        BOTH(callbacks_run_from_the_loop_and_a_mark_follows),
-        BOTH(what_is_queued_meanwhile_goes_together),
-        BOTH(large_appends),
-        BOTH(appends_that_make_no_sense_are_refused),
-        BOTH(truncate_suffix_then_append_then_reopen),
-        BOTH(truncation_of_what_is_not_yet_durable),
-        BOTH(prefix_truncation_removes_whole_segments),
-        BOTH(prefix_truncation_after_suffix_truncation),
-        BOTH(reset_replaces_the_log),
-        BOTH(term_and_vote),
-        BOTH(callbacks_may_call_back),
-        BOTH(the_spare_is_made_when_idle),
-        BOTH(read_only_writes_nothing),
-        BOTH(options_are_checked),
-        BOTH(appending_allocates_nothing),
+        EACH(round_trip),
+        EACH(callbacks_run_from_the_loop_and_a_mark_follows),
+        EACH(what_is_queued_meanwhile_goes_together),
+        EACH(large_appends),
+        EACH(appends_that_make_no_sense_are_refused),
+        EACH(truncate_suffix_then_append_then_reopen),
+        EACH(truncation_of_what_is_not_yet_durable),
+        EACH(prefix_truncation_removes_whole_segments),
+        EACH(prefix_truncation_after_suffix_truncation),
+        EACH(reset_replaces_the_log),
+        EACH(term_and_vote),
+        EACH(callbacks_may_call_back),
+        EACH(the_spare_is_made_when_idle),
+        EACH(read_only_writes_nothing),
+        EACH(options_are_checked),
+        EACH(appending_allocates_nothing),
     };
     return cmocka_run_group_tests_name("wal", tests, NULL, NULL);
 }

@@ -667,7 +667,7 @@ static int without_io_uring(struct fixture *f)
                 _exit(77);
             }
             if (rguard_wal_open(f->dir, &o, &w, NULL) != 0 ||
-                strcmp(rguard_wal_backend(w), "sync") != 0) {
+                strcmp(rguard_wal_backend(w), "thread") != 0) {
                 _exit(1);
             }
             append_range(w, rguard_wal_last_index(w) + 1, rguard_wal_last_index(w) + 5, 1, 99, 1);
@@ -863,32 +863,23 @@ static int setup_in_memory(void **state)
     return rc;
 }
 
-#define BOTH(test)                                      \
-    {#test " (uring)", test, setup, teardown, "uring"}, \
-    {                                                   \
-#test " (sync)", test, setup, teardown, "sync"  \
-    }
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        BOTH(a_failed_write_poisons),
-        BOTH(a_short_write_poisons),
-        BOTH(failpoint_write),
-        BOTH(failpoint_append),
-        BOTH(failed_metadata_poisons),
-        BOTH(close_cancels_what_a_poisoned_log_still_holds),
-        BOTH(a_read_error_is_never_the_end_of_the_log),
-        {"a_crash_at_every_operation (uring)", a_crash_at_every_operation, setup_in_memory,
-         teardown, "uring"},
-        {"a_crash_at_every_operation (sync)", a_crash_at_every_operation, setup_in_memory, teardown,
-         "sync"},
-        BOTH(sigkill_loses_nothing_acknowledged),
-        BOTH(falls_back_where_io_uring_is_refused),
-        BOTH(a_short_write_of_the_kernel_is_a_failure),
-        BOTH(a_full_disk_is_said_clearly),
-        BOTH(a_directory_that_cannot_be_written),
-        BOTH(whole_files),
+        EACH(a_failed_write_poisons),
+        EACH(a_short_write_poisons),
+        EACH(failpoint_write),
+        EACH(failpoint_append),
+        EACH(failed_metadata_poisons),
+        EACH(close_cancels_what_a_poisoned_log_still_holds),
+        EACH(a_read_error_is_never_the_end_of_the_log),
+        EACH_WITH(a_crash_at_every_operation, setup_in_memory),
+        EACH(sigkill_loses_nothing_acknowledged),
+        EACH(falls_back_where_io_uring_is_refused),
+        EACH(a_short_write_of_the_kernel_is_a_failure),
+        EACH(a_full_disk_is_said_clearly),
+        EACH(a_directory_that_cannot_be_written),
+        EACH(whole_files),
     };
     return cmocka_run_group_tests_name("wal_faults", tests, NULL, NULL);
 }

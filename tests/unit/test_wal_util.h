@@ -259,4 +259,13 @@ UNUSED static void flip(const char *dir, const char *name, uint64_t offset, unsi
     patch(dir, name, offset, &byte, 1);
 }
 
+/* A test on every back end. */
+/* clang-format off */
+#define EACH_WITH(test, init)                          \
+    {#test " (uring)", test, init, teardown, "uring"}, \
+    {#test " (thread)", test, init, teardown, "thread"}, \
+    {#test " (sync)", test, init, teardown, "sync"}
+/* clang-format on */
+#define EACH(test) EACH_WITH(test, setup)
+
 #endif
