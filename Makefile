@@ -58,16 +58,18 @@ LIB_SRC  := $(filter-out $(TOOL_SRC),$(wildcard $(addsuffix /*.c,$(ROOMS))))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o)
 KV_SRC   := $(wildcard examples/kv/*.c)
 CONV_SRC := $(wildcard tests/converge/*.c)
+COMPARE_SRC := $(wildcard tests/compare/*.c)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 INTEG_SRC := $(wildcard tests/integration/test_*.c)
 
 TOOLS    := $(patsubst %.c,$(B)/bin/%,$(notdir $(wildcard $(TOOL_SRC)))) \
             $(if $(KV_SRC),$(B)/bin/rguard-kv) $(if $(CONV_SRC),$(B)/bin/rguard-converge) \
+            $(if $(COMPARE_SRC),$(B)/bin/rguard-wal-compare) \
             $(if $(wildcard examples/dropin.c),$(B)/bin/dropin)
 TESTS    := $(UNIT_SRC:tests/%.c=$(B)/tests/%) $(INTEG_SRC:tests/%.c=$(B)/tests/%)
 
-.PHONY: all help deps headers lib tools tests test converge lint format install uninstall clean asan-ci
+.PHONY: all help deps headers lib tools tests test converge compare lint format install uninstall clean asan-ci
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -77,6 +79,7 @@ help:
 	@echo "make            library and tools into build/"
 	@echo "make test       every fast test; ends with 'N passed, N failed' (T=pattern picks some)"
 	@echo "make converge   the main job: inject faults into a real cluster, time it, write build/converge/"
+	@echo "make compare    libraft's own disk and ours through seven disk faults: who loses what, who is told"
 	@echo "make asan-ci    the tests and one fault run under AddressSanitizer and UBSan"
 	@echo "make lint       format, include direction, cppcheck, function length"
 	@echo "make format     clang-format the sources in place"
@@ -115,6 +118,8 @@ $(B)/obj/%.o: %.c $(BUILD)/config.mk | $(STAGED)
 # Only the file's own room is on the include path for internal headers; unit tests see every room.
 $(B)/obj/tests/unit/%.o: CPPFLAGS += $(addprefix -I,$(ROOMS)) -Itests/lib -Iexamples/kv
 $(B)/obj/tests/integration/%.o: CPPFLAGS += -Itests/lib
+# It damages our own log where the format says things are.
+$(B)/obj/tests/compare/%.o: CPPFLAGS += -Iwal
 
 $(B)/libraftguard.a: $(LIB_OBJ)
 	@rm -f $@
@@ -156,6 +161,9 @@ $(B)/bin/rguard-kv: $(KV_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
 $(B)/bin/rguard-converge: $(CONV_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$(CONV_SRC:%.c=$(B)/obj/%.o),-lm)
+$(B)/bin/rguard-wal-compare: $(COMPARE_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,$(COMPARE_SRC:%.c=$(B)/obj/%.o))
 $(B)/bin/dropin: $(B)/obj/examples/dropin.o $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$<)
@@ -185,6 +193,9 @@ test: all
 converge: all
 	$(B)/bin/rguard-converge --fault oob_write,double_free,kill --role leader --runs 12 \
 	    --election 150 --heartbeat 15 --baseline libraft --out $(BUILD)/converge
+
+compare: all
+	$(B)/bin/rguard-wal-compare
 
 asan-ci:
 	@sh asan-ci/run.sh $(BUILD)
