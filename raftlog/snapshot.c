@@ -296,6 +296,11 @@ static void put_done(void *user)
         rguard__replica_log(rep, RGUARD_LOG_ERROR, "snapshot at index %llu not stored: %s",
                             (unsigned long long)p->snapshot->index, rguard_strerror(p->status));
     }
+    if (p->status != 0 && p->trailing == 0 && rep->close_cb == NULL) {
+        /* libraft 0.15 has emptied its log in memory already, and takes the leader's next attempt
+         * for done: it would go on behind a snapshot that is nowhere. */
+        rguard__replica_die(rep, "a snapshot that replaces the log could not be stored");
+    }
     p->cb(p->req, p->status == 0 ? 0 : RAFT_IOERR);
     free(p);
     rguard__turn_end(rep);
