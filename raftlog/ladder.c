@@ -96,5 +96,8 @@ void rguard__ladder_move(rguard_replica *rep, uint32_t to)
 
 bool rguard__may_campaign(const rguard_replica *rep)
 {
-    return rep->ladder == RGUARD_LADDER_SERVING && !rep->closing;
+    /* While a snapshot from the leader is being stored, libraft's log is a promise: neither the log
+     * on disk nor the state machine is there yet. */
+    bool installing = rep->raft->snapshot.put.data != NULL && rep->raft->last_stored == 0;
+    return rep->ladder == RGUARD_LADDER_SERVING && !rep->closing && !installing;
 }
