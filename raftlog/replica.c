@@ -309,7 +309,11 @@ static int may_serve(const rguard_replica *rep)
     if (!rep->started || rep->closing || rep->muted) {
         return RGUARD_ESTATE;
     }
-    return rep->raft->state == RAFT_LEADER ? 0 : RGUARD_ENOTLEADER;
+    /* While libraft steps down it fails its requests, still calling itself the leader, of the next
+     * term even, but has freed what a leader needs: a callback must not propose then. */
+    return rep->raft->state == RAFT_LEADER && rep->raft->leader_state.progress != NULL
+               ? 0
+               : RGUARD_ENOTLEADER;
 }
 
 int rguard_propose(rguard_replica *rep, const void *cmd, size_t len, rguard_propose_cb cb,
