@@ -369,7 +369,7 @@ static int io_bootstrap(struct raft_io *io, const struct raft_configuration *con
     struct raft_buffer buf;
     uint64_t term, vote;
     rguard_wal_meta_get(rep->wal, &term, &vote);
-    if (rguard_wal_last_index(rep->wal) != 0 || term != 0) {
+    if (rguard_wal_last_index(rep->wal) != 0 || term > 1 || vote != 0) {
         return RAFT_CANTBOOTSTRAP;
     }
     int rv = raft_configuration_encode(conf, &buf);

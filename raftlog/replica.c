@@ -763,7 +763,8 @@ static int bootstrap(rguard_replica *rep)
     struct raft_configuration conf;
     uint64_t term, vote;
     rguard_wal_meta_get(rep->wal, &term, &vote);
-    if (rguard_wal_last_index(rep->wal) != 0 || term != 0 || rep->opt.n_peers == 0) {
+    /* Term 1 without a vote and without an entry: a bootstrap that a crash cut short. */
+    if (rguard_wal_last_index(rep->wal) != 0 || term > 1 || vote != 0 || rep->opt.n_peers == 0) {
         return 0;
     }
     raft_configuration_init(&conf);
