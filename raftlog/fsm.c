@@ -319,6 +319,9 @@ static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     if (rv != 0) {
         rguard__replica_log(rep, RGUARD_LOG_ERROR, "engine refused the snapshot: %s",
                             rguard_strerror(rv));
+        if (rep->started) { /* libraft 0.15 would go on with a log that the state does not fit */
+            rguard__replica_die(rep, "a snapshot from the leader cannot be restored");
+        }
         return RAFT_MALFORMED;
     }
     rep->digest = rep->engine.digest != NULL ? rep->engine.digest(rep->engine.user) : 0;

@@ -789,6 +789,7 @@ int rguard_replica_start(rguard_replica *rep, char *errmsg, size_t errmsg_cap)
     if (rv != 0) {
         return fail(errmsg, errmsg_cap, -EIO, "bootstrap: %s", raft_strerror(rv));
     }
+    rep->digest = rep->engine.digest != NULL ? rep->engine.digest(rep->engine.user) : 0;
     rv = raft_start(rep->raft);
     if (rv != 0) {
         return fail(errmsg, errmsg_cap, rv == RAFT_CORRUPT ? RGUARD_ECORRUPT : -EIO,
