@@ -65,6 +65,17 @@ static void leader_spoke(rguard_replica *rep, const struct raft_message *m)
     }
 }
 
+/* Figure 3.1: commitIndex = min(leaderCommit, index of last new entry). libraft 0.15 takes everything
+ * it has stored for new, which is only true of a message that reaches to the end of the leader's
+ * log; the frames that a large one is split into do not. */
+static void clamp_commit(struct raft_append_entries *a)
+{
+    raft_index last_new = a->prev_log_index + a->n_entries;
+    if (a->leader_commit > last_new) {
+        a->leader_commit = last_new;
+    }
+}
+
 static bool leader_is_silent(const rguard_replica *rep)
 {
     return rep->net->now_ms(rep->channel) - rep->cures.leader_heard_ms >= rep->opt.election_ms;
@@ -103,6 +114,9 @@ bool rguard__cure_incoming(rguard_replica *rep, struct raft_message *m)
 {
     switch (m->type) {
         case RAFT_IO_APPEND_ENTRIES:
+            clamp_commit(&m->append_entries);
+            leader_spoke(rep, m);
+            return true;
         case RAFT_IO_INSTALL_SNAPSHOT:
             leader_spoke(rep, m);
             return true;
