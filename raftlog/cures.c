@@ -10,7 +10,8 @@
  * D11  A new leader commits entries of older terms by counting replicas (Raft 5.4.2, figure 8).
  *      Successful results are held back until the leader's own-term barrier is durable: from then on
  *      libraft counts at an index of its own term. Results are cumulative, so the latest of each peer
- *      is enough. Rejections always pass.
+ *      is enough; libraft is shown one that acknowledges nothing, because a leader that hears from
+ *      nobody for an election timeout steps down. Rejections always pass.
  * D13  A follower acknowledges everything it has stored, leftovers of an older term included. Its
  *      results are clamped to what the leader of this term has really matched.
  *
@@ -110,33 +111,33 @@ static void hold(rguard_replica *rep, const struct raft_message *m)
     c->n_held += i == c->n_held;
 }
 
-bool rguard__cure_incoming(rguard_replica *rep, struct raft_message *m)
+void rguard__cure_incoming(rguard_replica *rep, struct raft_message *m)
 {
     switch (m->type) {
         case RAFT_IO_APPEND_ENTRIES:
             clamp_commit(&m->append_entries);
             leader_spoke(rep, m);
-            return true;
+            break;
         case RAFT_IO_INSTALL_SNAPSHOT:
             leader_spoke(rep, m);
-            return true;
+            break;
         case RAFT_IO_REQUEST_VOTE:
             if (rep->raft->state == RAFT_FOLLOWER && leader_is_silent(rep) &&
                 !RGUARD_TEST_OFF("d8")) {
                 m->request_vote.disrupt_leader = true;
             }
-            return true;
+            break;
         case RAFT_IO_APPEND_ENTRIES_RESULT:
             if (rep->raft->state == RAFT_LEADER && m->append_entries_result.rejected == 0) {
                 rguard__handover_acked(rep, m->server_id, m->append_entries_result.last_log_index);
             }
             if (must_hold(rep, m)) {
                 hold(rep, m);
-                return false;
+                m->append_entries_result.last_log_index = 0; /* contact, and nothing else */
             }
-            return true;
+            break;
         default:
-            return true;
+            break;
     }
 }
 

@@ -169,14 +169,34 @@ static void poison(rguard_replica *rep, uint64_t term, uint64_t index)
         (unsigned long long)index, (unsigned long long)term, rep->retry_count, POISON_FILE);
 }
 
+static void count_failure(rguard_replica *rep, uint64_t index)
+{
+    rep->retry_count = rep->retry_index == index ? rep->retry_count + 1 : 1;
+    rep->retry_index = index;
+}
+
+/* The engine itself says that it cannot: the first time a new process may do better. */
+static void refused_entry(rguard_replica *rep, int rv, uint64_t term, uint64_t index)
+{
+    rguard__replica_log(rep, RGUARD_LOG_ERROR, "engine cannot apply entry %llu: %s (%d)",
+                        (unsigned long long)index, rguard_strerror(rv), rv);
+    count_failure(rep, index);
+    rguard__ladder_move(rep, RGUARD_LADDER_VIOLATED);
+    if (rep->retry_count > 1) {
+        poison(rep, term, index);
+        return;
+    }
+    poison_store(rep, index, term, rep->retry_count);
+    rguard__replica_die(rep, "a replica that skips an entry has diverged");
+}
+
 /* Rung R1. Returns when the entry may be applied again, or when the replica is POISONED. */
 static void rewind_entry(rguard_replica *rep, struct rguard_violation *v, uint64_t term,
                          uint64_t index, void **copy)
 {
     char text[512];
     rep->violations++;
-    rep->retry_count = rep->retry_index == index ? rep->retry_count + 1 : 1;
-    rep->retry_index = index;
+    count_failure(rep, index);
     v->repeat = rep->retry_count - 1;
     rguard_violation_text(v, text, sizeof text);
     rguard__replica_log(rep, RGUARD_LOG_ERROR, "%s", text);
@@ -228,12 +248,11 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
         if (rv == 0) {
             break;
         }
-        if (rv != RGUARD_EVIOLATION) {
-            rguard__replica_log(rep, RGUARD_LOG_ERROR, "engine cannot apply entry %llu: %s (%d)",
-                                (unsigned long long)index, rguard_strerror(rv), rv);
-            rguard__replica_die(rep, "a replica that skips an entry has diverged");
+        if (rv == RGUARD_EVIOLATION) {
+            rewind_entry(rep, &v, term, index, &copy);
+        } else {
+            refused_entry(rep, rv, term, index);
         }
-        rewind_entry(rep, &v, term, index, &copy);
         if (rep->ladder == RGUARD_LADDER_POISONED) {
             free(copy);
             return RAFT_SHUTDOWN;

@@ -188,6 +188,9 @@ static int io_append(struct raft_io *io, struct raft_io_append *req,
         return RAFT_NOMEM;
     }
     uint64_t last = rguard_wal_last_index(rep->wal);
+    if (last + n != rguard__log_last(rep->raft)) {
+        rguard__replica_die(rep, "the log in memory and the log on disk have come apart");
+    }
     for (unsigned i = 0; i < n; i++) {
         rep->records[i] = (struct rguard_wal_record){.index = last + 1 + i,
                                                      .term = entries[i].term,
@@ -576,9 +579,8 @@ void rguard__io_deliver(rguard_replica *rep, struct raft_message *m)
         rguard__rpc_discard(m);
         return;
     }
-    if (rguard__cure_incoming(rep, m)) {
-        rep->recv_cb(&rep->io, m);
-    }
+    rguard__cure_incoming(rep, m);
+    rep->recv_cb(&rep->io, m);
 }
 
 void rguard__io_frame(void *user, uint64_t peer, uint16_t type, const uint8_t *body, size_t len)

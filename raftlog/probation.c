@@ -104,7 +104,10 @@ static void answer(rguard_replica *rep, uint64_t peer, uint64_t index)
     uint8_t body[24];
     /* Replicas on probation testify too: two that agree are a quorum of three, and a cluster in which
      * everybody waited for somebody else's word would have no candidate. */
-    bool known = d != NULL && !rep->muted;
+    bool known = d != NULL;
+    if (rep->muted) {
+        return;
+    }
     uint8_t *p = rguard__put64(body, index);
     p = rguard__put64(p, known ? d->digest : 0);
     rguard__put64(p, known);

@@ -263,7 +263,7 @@ void rguard__handover_notice(void *user, const uint8_t *bytes, size_t len);
 void rguard__handover_poll(rguard_replica *rep); /* acts on a wanted campaign when it may */
 
 /* cures.c */
-bool rguard__cure_incoming(rguard_replica *rep, struct raft_message *m); /* false: held back */
+void rguard__cure_incoming(rguard_replica *rep, struct raft_message *m);
 void rguard__cure_outgoing(rguard_replica *rep, struct raft_message *m);
 void rguard__cure_settle(rguard_replica *rep);
 void rguard__step_down(rguard_replica *rep); /* D1; also safe inside fsm.apply */

@@ -835,6 +835,10 @@ static void on_raft_closed(struct raft *r)
     void *user = rep->closed_user;
     reads_complete(rep, rep->reads_running, RGUARD_ECANCELED);
     reads_complete(rep, reads_take(rep), RGUARD_ECANCELED);
+    if (rep->wal_close_status != 0) {
+        rguard__replica_log(rep, RGUARD_LOG_ERROR, "the log was not closed cleanly: %s",
+                            rguard_strerror(rep->wal_close_status));
+    }
     rguard__handover_close(rep);
     close_guard(rep);
     rguard_trace(RGUARD_TRACE_STOP, 0, 0, 0, 0);

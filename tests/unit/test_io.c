@@ -353,6 +353,7 @@ static int append(struct node *n, uint8_t *bytes, struct raft_io_append *req)
 {
     struct raft_entry entry = {.term = TERM, .type = RAFT_COMMAND, .buf = {bytes, BYTES}};
     *req = (struct raft_io_append){.data = n};
+    n->s.raft.log.offset = rguard_wal_last_index(n->s.rep.wal) + 1; /* libraft has it already */
     return n->s.rep.io.append(&n->s.rep.io, req, &entry, 1, on_appended);
 }
 
