@@ -54,7 +54,8 @@ PRIVATE  := disk.h testing.h channel.h
 STAGED   := $(addprefix $(BUILD)/include/raftguard/,$(notdir $(HEADERS)))
 
 TOOL_SRC := guard/rguard-doctor.c failpoints/rguard-fp.c wal/rguard-wal.c
-LIB_SRC  := $(filter-out $(TOOL_SRC),$(wildcard $(addsuffix /*.c,$(ROOMS))))
+WAL_TOOL := wal/rguard-wal.c $(wildcard wal/tool_*.c)
+LIB_SRC  := $(filter-out $(TOOL_SRC) $(WAL_TOOL),$(wildcard $(addsuffix /*.c,$(ROOMS))))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o)
 KV_SRC   := $(wildcard examples/kv/*.c)
 CONV_SRC := $(wildcard tests/converge/*.c)
@@ -152,9 +153,9 @@ $(B)/bin/rguard-doctor: $(B)/obj/guard/rguard-doctor.o $(B)/libraftguard.a
 $(B)/bin/rguard-fp: $(B)/obj/failpoints/rguard-fp.o $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$<)
-$(B)/bin/rguard-wal: $(B)/obj/wal/rguard-wal.o $(B)/libraftguard.a
+$(B)/bin/rguard-wal: $(WAL_TOOL:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
 	@mkdir -p $(@D)
-	$(call link,$<)
+	$(call link,$(WAL_TOOL:%.c=$(B)/obj/%.o))
 $(B)/bin/rguard-kv: $(KV_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$(KV_SRC:%.c=$(B)/obj/%.o))

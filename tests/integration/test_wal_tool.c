@@ -9,7 +9,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <raftguard/crc32c.h>
+#include <raftguard/wal.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +99,16 @@ static int count(const char *needle)
     return n;
 }
 
+static void remember(void)
+{
+    expect(0, run("cd $D && ls -A > ../names && cksum * > ../sums"));
+}
+
+static void expect_untouched(void)
+{
+    expect(0, run("cd $D && ls -A | diff - ../names && cksum * | diff - ../sums"));
+}
+
 static void fill_verify_dump(void **state)
 {
     (void)state;
@@ -159,7 +171,7 @@ static void one_flipped_bit_is_found_and_nothing_is_touched(void **state)
     expect(0, run("$W dump $D --json"));
     uint64_t offset = value(strstr(output, "{\"index\": 500,"), "offset");
     flip(offset + 100, 5);
-    expect(0, run("cd $D && cksum * > ../sums"));
+    remember();
     expect(3, run("$W verify $D"));
     assert_non_null(strstr(output, SEGMENT));
     assert_non_null(strstr(output, "records 497 to 512"));
@@ -168,7 +180,135 @@ static void one_flipped_bit_is_found_and_nothing_is_touched(void **state)
     expect(3, run("$W dump $D --json"));
     assert_int_equal(count("{\"index\": "), 1000 - 16); /* the others are still told */
     expect(3, run("$W fill $D"));
-    expect(0, run("cd $D && cksum * | diff - ../sums"));
+    expect_untouched();
+}
+
+/* ---- export ---- */
+
+/* What --binary writes before the data of each record. */
+struct frame
+{
+    char magic[4];
+    uint32_t header_crc;
+    uint64_t index, term;
+    uint32_t type, len, crc, reserved;
+};
+
+/* Puts the records of the file @name, each checked, into a new log. */
+static void import(const char *name, uint64_t first, uint64_t last)
+{
+    char path[512];
+    struct rguard_wal_options o = {.size = sizeof o};
+    struct frame f;
+    rguard_wal *w = NULL;
+    (void)snprintf(path, sizeof path, "%s/d.2", root);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(rguard_wal_open(path, &o, &w, NULL), 0);
+    assert_int_equal(rguard_wal_reset(w, first - 1, 1), 0);
+    (void)snprintf(path, sizeof path, "%s/%s", root, name);
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    for (uint64_t i = first; i <= last; i++) {
+        uint8_t data[4096];
+        assert_int_equal(fread(&f, sizeof f, 1, in), 1);
+        uint32_t crc = f.header_crc;
+        f.header_crc = 0;
+        assert_memory_equal(f.magic, "RGRX", 4);
+        assert_int_equal(rguard_crc32c(0, &f, sizeof f), crc);
+        assert_int_equal(f.index, i);
+        assert_true(f.len <= sizeof data);
+        assert_int_equal(fread(data, 1, f.len, in), f.len);
+        assert_int_equal(rguard_crc32c(0, data, f.len), f.crc);
+        struct rguard_wal_record r = {
+            .index = i, .term = f.term, .type = f.type, .len = f.len, .data = data};
+        assert_int_equal(rguard_wal_append(w, &r, 1, NULL, NULL), 0);
+        assert_int_equal(rguard_wal_flush(w), 0);
+    }
+    assert_int_equal(fread(&f, 1, 1, in), 0);
+    (void)fclose(in);
+    assert_int_equal(rguard_wal_close(w), 0);
+}
+
+static void exported_records_make_the_same_log(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 200 --size 700 --seed 3"));
+    remember();
+    expect(0, run("$W export $D --from 50 --to 120 --binary > $D.bin"));
+    import("d.bin", 50, 120);
+    expect(0, run("$W export $D.2 --binary --out $D.bin2 && cmp $D.bin $D.bin2"));
+    expect(0, run("$W export $D --from 50 --to 120 > $D.1.json"));
+    expect(0, run("$W export $D.2 --json > $D.2.json && cmp $D.1.json $D.2.json"));
+    expect(0, run("cat $D.1.json"));
+    assert_int_equal(count("{\"index\": "), 71);
+    uint64_t crc = value(strstr(output, "{\"index\": 77,"), "crc");
+    expect(0, run("$W dump $D --json"));
+    assert_int_equal(value(strstr(output, "{\"index\": 77,"), "crc"), crc);
+    expect(0, run("$W export $D --to 1; $W export $D --from 200"));
+    assert_int_equal(count("{\"index\": "), 2);
+    expect_untouched();
+    expect(0, run("rm -rf $D.*"));
+}
+
+static void export_says_what_it_cannot_give(void **state)
+{
+    (void)state;
+    expect(0, run("mkdir $D; $W fill $D --records 20 --size 5000"));
+    remember();
+    expect(64, run("$W export $D --from 5 --to 21"));
+    assert_non_null(strstr(output, "the log has 1 to 20"));
+    expect(64, run("$W export $D --from 9 --to 8"));
+    expect(64, run("$W export $D --from 0 --to 8"));
+    expect(64, run("$W export $D --json --binary"));
+    expect(4, run("$W export $D > /dev/full"));
+    expect(4, run("(ulimit -f 8; trap '' XFSZ; $W export $D --out $D.out)"));
+    assert_non_null(strstr(output, "File too large"));
+    expect(4, run("$W export $D --out $D/nothing/out"));
+    expect(4, run("$W export $D/nothing"));
+    expect(0, run("test ! -e $D.out && test ! -e $D.out.part"));
+    expect_untouched();
+    expect(0, run("mkdir $D.2"));
+    expect(5, run("$W export $D.2"));
+    expect(0, run("test -z \"$(ls -A $D.2)\""));
+}
+
+/* ---- where the log cannot be had ---- */
+
+static void a_missing_segment_is_named(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 3000 --size 4000 --batch 64")); /* 12 MB, 8 MiB to a file */
+    expect(0, run("rm $D/" SEGMENT));
+    remember();
+    expect(3, run("$W verify $D"));
+    assert_non_null(strstr(output, SEGMENT));
+    expect(3, run("$W verify $D --json 2>/dev/null"));
+    assert_int_equal(value(output, "code"), 3);
+    expect(3, run("$W fill $D"));
+    expect_untouched();
+}
+
+/* As somebody who may read, but not write: root may do everything, so it becomes nobody. */
+static void a_directory_that_cannot_be_written(void **state)
+{
+    (void)state;
+    const char *as = geteuid() == 0 ? "setpriv --reuid=65534 --clear-groups" : "";
+    expect(0, run("$W fill $D --records 20"));
+    expect(0, run("chmod 755 %s; chmod 644 $D/*; chmod 555 $D", root));
+    if (run("%s $W --version", as) != 0) {
+        (void)run("chmod 755 $D");
+        skip();
+    }
+    remember();
+    expect(0, run("%s $W verify $D", as));
+    expect(0, run("%s $W dump $D", as));
+    expect(0, run("%s $W export $D", as));
+    expect(4, run("%s $W fill $D", as));
+    assert_non_null(strstr(output, "Permission denied"));
+    expect_untouched();
+    expect(0, run("chmod 000 $D/" SEGMENT));
+    expect(4, run("%s $W verify $D", as));
+    expect(0, run("chmod 755 $D"));
 }
 
 static void tails(void **state)
@@ -334,6 +474,10 @@ int main(void)
         T(json_is_json),
         T(the_same_seed_makes_the_same_bytes),
         T(one_flipped_bit_is_found_and_nothing_is_touched),
+        T(exported_records_make_the_same_log),
+        T(export_says_what_it_cannot_give),
+        T(a_missing_segment_is_named),
+        T(a_directory_that_cannot_be_written),
         T(tails),
         T(foreign_directories),
         T(bad_usage),
