@@ -44,7 +44,7 @@ CFLAGS   += $(SANITIZE)
 LDFLAGS  += $(SANITIZE)
 endif
 ifeq ($(VARIANT),release)
-CPPFLAGS += $(if $(filter 1,$(FAILPOINTS)),,-DRGUARD_NO_FAILPOINTS)
+CPPFLAGS += -DRGUARD_NO_FAILPOINTS
 endif
 
 ROOMS    := guard failpoints wal raftlog
@@ -208,23 +208,26 @@ SOURCES = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
 format:
 	clang-format-14 -i $(SOURCES)
 
+# Two variants, so that neither kind of build is ever taken for the other.
+RELEASE  := $(if $(filter 1,$(FAILPOINTS)),release-failpoints,release)
+R        := $(BUILD)/$(RELEASE)
+INSTALLED := rguard-wal rguard-fp rguard-doctor
 install:
-	@$(MAKE) --no-print-directory VARIANT=release lib $(BUILD)/release/bin/rguard-wal \
-	    $(BUILD)/release/bin/rguard-fp $(BUILD)/release/bin/rguard-doctor
+	@rm -f $(R)/raftguard.pc
+	@$(MAKE) --no-print-directory VARIANT=$(RELEASE) lib $(addprefix $(R)/bin/,$(INSTALLED))
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include/raftguard $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(BUILD)/release/libraftguard.a $(DESTDIR)$(LIBDIR)/
-	install -m 755 $(BUILD)/release/libraftguard.so.0 $(DESTDIR)$(LIBDIR)/
+	install -m 644 $(R)/libraftguard.a $(DESTDIR)$(LIBDIR)/
+	install -m 755 $(R)/libraftguard.so.0 $(DESTDIR)$(LIBDIR)/
 	ln -sf libraftguard.so.0 $(DESTDIR)$(LIBDIR)/libraftguard.so
-	install -m 644 $(BUILD)/release/raftguard.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
+	install -m 644 $(R)/raftguard.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
 	install -m 644 $(filter-out $(addprefix %/,$(PRIVATE)),$(HEADERS)) $(DESTDIR)$(PREFIX)/include/raftguard/
-	install -m 755 $(BUILD)/release/bin/rguard-wal $(BUILD)/release/bin/rguard-fp \
-	    $(BUILD)/release/bin/rguard-doctor $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(addprefix $(R)/bin/,$(INSTALLED)) $(DESTDIR)$(PREFIX)/bin/
 
 uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libraftguard.a $(DESTDIR)$(LIBDIR)/libraftguard.so.0 $(DESTDIR)$(LIBDIR)/libraftguard.so
 	rm -f $(DESTDIR)$(LIBDIR)/pkgconfig/raftguard.pc
 	rm -rf $(DESTDIR)$(PREFIX)/include/raftguard
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,rguard-wal rguard-fp rguard-doctor)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(INSTALLED))
 
 clean:
 	rm -rf $(BUILD)

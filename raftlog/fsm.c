@@ -164,9 +164,9 @@ static void poison(rguard_replica *rep, uint64_t term, uint64_t index)
     rguard__ladder_move(rep, RGUARD_LADDER_POISONED);
     rguard__replica_log(
         rep, RGUARD_LOG_ERROR,
-        "poisoned: entry %llu of term %llu failed %u times; nothing is applied any more, "
-        "the log is intact; fix the engine, then remove the file \"%s\" and restart",
-        (unsigned long long)index, (unsigned long long)term, rep->retry_count, POISON_FILE);
+        "poisoned: entry %llu of term %llu failed %u times; nothing is applied any more, the "
+        "log is intact; mend the engine, then restart",
+        (unsigned long long)index, (unsigned long long)term, rep->retry_count);
 }
 
 static void count_failure(rguard_replica *rep, uint64_t index)

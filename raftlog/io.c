@@ -112,7 +112,7 @@ static void storage_failed(rguard_replica *rep, int status, const char *what)
     }
     rep->dead = true;
     rguard__replica_log(rep, RGUARD_LOG_ERROR, "storage failed: %s: %s; %s", what,
-                        rguard_strerror(status), "nothing more is accepted, the process restarts");
+                        rguard_strerror(status), "nothing more is accepted");
     rguard__gasp(rep);
     if (rep->ladder == RGUARD_LADDER_SERVING || rep->ladder == RGUARD_LADDER_PROBATION) {
         rguard__ladder_move(rep, RGUARD_LADDER_VIOLATED);

@@ -111,7 +111,9 @@ struct rguard_replica_options
 RGUARD_API int rguard_replica_open(const struct rguard_replica_options *options,
                                    rguard_replica **out, char *errmsg, size_t errmsg_cap);
 
-/* Restores the snapshot, replays the log through libraft and starts to take part. */
+/* Restores the snapshot, replays the log through libraft and starts to take part. RGUARD_EREFUSED when the
+ * cluster in the directory knows this node by another address. After a failure the replica must still
+ * be closed. */
 RGUARD_API int rguard_replica_start(rguard_replica *rep, char *errmsg, size_t errmsg_cap);
 
 /* Closes cleanly (a leader hands over by notice first); @cb runs from the loop when all handles are

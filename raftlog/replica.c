@@ -780,11 +780,56 @@ static int bootstrap(rguard_replica *rep)
     return rv;
 }
 
+static const char *address_in(const struct raft_configuration *conf, uint64_t id)
+{
+    for (unsigned i = 0; i < conf->n; i++) {
+        if (conf->servers[i].id == id) {
+            return conf->servers[i].address;
+        }
+    }
+    return NULL;
+}
+
+/* The configuration in the log decides. A node that listens elsewhere would wait for ever to be called;
+ * other differences are worth a line. */
+static int compare_addresses(rguard_replica *rep, char *errmsg, size_t cap)
+{
+    const struct raft_configuration *conf = &rep->raft->configuration;
+    const char *own = address_in(conf, rep->opt.id);
+    if (own != NULL && strcmp(own, rep->opt.address) != 0) {
+        return fail(errmsg, cap, RGUARD_EREFUSED,
+                    "own address is %s, but the cluster in %s knows this node as %s",
+                    rep->opt.address, rep->opt.dir, own);
+    }
+    for (size_t i = 0; i < rep->opt.n_peers; i++) {
+        const char *known = address_in(conf, rep->peers[i].id);
+        if (known == NULL || strcmp(known, rep->peers[i].address) != 0) {
+            rguard__replica_log(rep, RGUARD_LOG_WARN,
+                                "peer %llu is given as %s, but the cluster knows %s; that decides",
+                                (unsigned long long)rep->peers[i].id, rep->peers[i].address,
+                                known != NULL ? known : "no such node");
+        }
+    }
+    return 0;
+}
+
+static void log_recovery(rguard_replica *rep, uint64_t began_ms)
+{
+    const struct raft *r = rep->raft;
+    rguard__replica_log(
+        rep, RGUARD_LOG_INFO,
+        "recovered in %llu ms: term %llu, snapshot at %llu, log %llu..%llu verified",
+        (unsigned long long)(rep->net->now_ms(rep->channel) - began_ms), r->current_term,
+        r->log.snapshot.last_index, (unsigned long long)rguard_wal_first_index(rep->wal),
+        (unsigned long long)rguard_wal_last_index(rep->wal));
+}
+
 int rguard_replica_start(rguard_replica *rep, char *errmsg, size_t errmsg_cap)
 {
     if (rep->started || rep->closing) {
         return fail(errmsg, errmsg_cap, RGUARD_ESTATE, "already started");
     }
+    uint64_t began_ms = rep->net->now_ms(rep->channel);
     int rv = bootstrap(rep);
     if (rv != 0) {
         return fail(errmsg, errmsg_cap, -EIO, "bootstrap: %s", raft_strerror(rv));
@@ -795,6 +840,11 @@ int rguard_replica_start(rguard_replica *rep, char *errmsg, size_t errmsg_cap)
         return fail(errmsg, errmsg_cap, rv == RAFT_CORRUPT ? RGUARD_ECORRUPT : -EIO,
                     "raft_start: %s: %s", raft_strerror(rv), raft_errmsg(rep->raft));
     }
+    rv = compare_addresses(rep, errmsg, errmsg_cap);
+    if (rv != 0) {
+        return rv;
+    }
+    log_recovery(rep, began_ms);
     rguard_trace(RGUARD_TRACE_ROLLED_BACK, rep->raft->current_term, rep->raft->last_applied,
                  rep->digest, 3);
     rep->started = true;

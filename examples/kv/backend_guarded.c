@@ -7,6 +7,7 @@
 #include "log.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -58,7 +59,8 @@ static int install_trap(const char *dir, char *errmsg, size_t cap)
     snprintf(crash, sizeof crash, "%s/crash", dir);
     if (rguard_crash_read(crash, &v) == 0) {
         (void)rguard_violation_text(&v, line, sizeof line);
-        kv_log(RGUARD_LOG_ERROR, "the last run ended by: %s", line);
+        kv_log(RGUARD_LOG_ERROR, "the last run ended by: %s%s", line,
+               v.signo == SIGABRT ? " (an abort; what was logged before it says why)" : "");
         (void)unlink(crash);
     }
     int rc = rguard_guard_init(&options);

@@ -44,7 +44,7 @@ static const char usage[] =
     "  --dir D               log, metadata and snapshots of this node; created if it is missing\n"
     "  --engine arena|lmdb   arena is the default; lmdb is not in this build\n"
     "  --election MS         election timeout, default 1000\n"
-    "  --heartbeat MS        default 100, below half of the election timeout\n"
+    "  --heartbeat MS        default 100, at most half of the election timeout\n"
     "  --snapshot-threshold N  entries between snapshots\n"
     "  --handover gasp|timeout  timeout: a failing leader tells nobody (for measurements)\n"
     "  --raft guarded|bare   bare: the same server and engine on stock libraft with raft_uv, "
@@ -100,6 +100,9 @@ int main(int argc, char **argv)
     struct rguard_fp_error error;
     int rc = rguard_fp_init_from_env(&error);
     if (rc != 0 && rc != RGUARD_ENOTSUP) {
+        if (rc != RGUARD_ESPEC && rc != RGUARD_EUNKNOWN && rc != RGUARD_EREFUSED) {
+            return complain(EXIT_FAILURE, "failpoints", error.message);
+        }
         fprintf(stderr, "rguard-kv: RGUARD_FAILPOINTS: offset %zu: %s\n", error.offset,
                 error.message);
         return EXIT_SPEC;
