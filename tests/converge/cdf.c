@@ -69,7 +69,8 @@ static size_t color_of(const struct cv_report *r, const struct cv_row *row)
     while (f < r->options->n_faults && r->options->faults[f] != row->fault) {
         f++;
     }
-    return (2 * f + (size_t)row->role) % 8;
+    static const size_t apart[8] = {0, 6, 2, 4, 1, 3, 5, 7}; /* first the hues that differ most */
+    return apart[(2 * f + (size_t)row->role) % 8];
 }
 
 static void curve(const struct axis *a, const struct cv_row *row, size_t color, struct cv_text *out)

@@ -45,8 +45,9 @@ void cv_report_headline(const struct cv_report *r, const struct cv_row *row, str
         clause(k, out);
         lost += k->lost;
     }
-    cv_text_add(out, " (election %u ms), %" PRIu64 " acked lost, seed 0x%" PRIx64,
-                r->options->election_ms, lost, r->options->seed);
+    cv_text_add(out, " (election %u ms), %" PRIu64 " acked lost by %s, seed 0x%" PRIx64,
+                r->options->election_ms, lost,
+                cv_system_name(row != NULL ? row->system : CV_RAFTGUARD), r->options->seed);
 }
 
 /* ---- run.json -------------------------------------------------------------------------------- */

@@ -167,7 +167,7 @@ static double phase_bar(const char *what, const struct phase *p, size_t n, doubl
         }
     }
     cv_format_ms(ms, sizeof ms, total(p, n));
-    cv_text_add(out, "<tspan dx='12' class='dim'>together %s ms</tspan></text>\n", ms);
+    cv_text_add(out, "<tspan dx='12' class='dim'>sum of these medians %s ms</tspan></text>\n", ms);
     for (size_t i = 0; i < n; i++) {
         double w = isfinite(p[i].ms) && p[i].ms > 0 ? p[i].ms * scale : 0;
         if (w > 0) {

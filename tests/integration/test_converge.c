@@ -232,7 +232,7 @@ static void detectors_on_is_green(void **state)
     char path[128];
     code(run("", "--fault oob_write,double_free --runs 1 --seed 0x5eed --out %s", out), 0);
     printed("leader/oob_write: 1/1 correct");
-    printed("0 acked lost, seed 0x5eed");
+    printed("0 acked lost by raftguard, seed 0x5eed");
     printed("published");
     snprintf(path, sizeof path, "%s/run.json", out);
     read_file(path);

@@ -143,7 +143,7 @@ static void first_line_says_it_all(void **state)
     cv_report_headline(&report, NULL, &t);
     assert_string_equal(t.data,
                         "leader/oob_write: 12/12 correct, write recovery p50 2.6 p95 4.3 max "
-                        "4.3 ms (election 150 ms), 0 acked lost, seed 0x5eed");
+                        "4.3 ms (election 150 ms), 0 acked lost by raftguard, seed 0x5eed");
     cv_text_free(&t);
     report.n_rows = 6;
     cv_report_text(&report, &t);
