@@ -9,7 +9,9 @@
  * their callbacks, in order, before the next batch is built. That order is what acked_lsn means.
  *
  * Failure: whatever goes wrong with a write poisons the handle. The batch's requests get the error,
- * those behind it RGUARD_EPOISONED, and nothing is accepted, retried or read back any more.
+ * those behind it RGUARD_EPOISONED, and nothing is accepted, retried or read back any more. A batch
+ * whose segment could not be made was never begun: where the reason is lack of space, the whole
+ * queue is refused instead and the log stays as it is.
  *
  * Allocation: request nodes with their arrays and the batch buffer are reused; the index doubles.
  */
@@ -26,9 +28,9 @@
 #define BATCH_BODY (1024u * 1024u) /* records and tables that are put into one batch */
 
 static void deliver(rguard_wal *w);
-static int submit(rguard_wal *w);
+static void submit(rguard_wal *w);
 
-static uint64_t now_ms(void)
+uint64_t rguard__wal_now_ms(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -224,7 +226,7 @@ int rguard_wal_truncate_suffix(rguard_wal *w, uint64_t from_index)
     return 0;
 }
 
-/* Writes the base and the first needed segment down, then removes the files below it. */
+/* Writes the base and the first needed segment down, then gives the files below it away. */
 static int prune(rguard_wal *w)
 {
     uint64_t keep = w->last.lsn != 0 ? w->last.segment : w->segments.v[0].sequence;
@@ -246,11 +248,8 @@ static int prune(rguard_wal *w)
         return rc;
     }
     w->base_lsn = next.base_lsn;
-    rc = rguard__wal_segments_drop(w, keep);
-    if (rc != 0) {
-        rguard__wal_poison(w, rc);
-    }
-    return rc;
+    rguard__wal_segments_drop(w, keep);
+    return 0;
 }
 
 int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index)
@@ -270,6 +269,7 @@ int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index)
         if (rc != 0) {
             return rc;
         }
+        RGUARD_ASSERT(rguard__wal_index_get(&w->index, upto_index) != NULL);
     }
     w->base_term = rguard__wal_index_get(&w->index, upto_index)->term;
     w->base_index = upto_index;
@@ -317,6 +317,32 @@ static void fail_queue(rguard_wal *w, int first_status)
     w->reserved = 0;
 }
 
+/* There is no room on the disk for the next batch. Everything queued goes back to its owners, unless
+ * something of it has happened already: a request of which a part is durable, or a truncation, which
+ * readers have seen. */
+static bool refuse_queue(rguard_wal *w, int err)
+{
+    if (err != -ENOSPC && err != -EDQUOT && err != -EFBIG) {
+        return false;
+    }
+    for (const struct wal_request *r = w->queue.head; r != NULL; r = r->next) {
+        if (r->taken > 0 || r->type == WAL_TRUNC || r->type == WAL_RESET) {
+            return false;
+        }
+    }
+    w->batch_requests = SIZE_MAX;
+    fail_queue(w, err);
+    w->refused = err;
+    w->refusals++;
+    w->tail_index = w->base_index;
+    w->tail_term = w->base_term;
+    if (w->index.n > 0) {
+        w->tail_index = w->index.first + w->index.n - 1;
+        w->tail_term = rguard__wal_index_get(&w->index, w->tail_index)->term;
+    }
+    return true;
+}
+
 static void commit_records(rguard_wal *w)
 {
     const struct wal_table_entry *t = rguard__wal_batch_table(w->buf, &w->batch);
@@ -356,7 +382,7 @@ static void commit(rguard_wal *w)
     w->stats.batches++;
     w->stats.bytes += w->batch.length;
     w->stats.marks += w->batch.type == WAL_MARK;
-    w->idle_since_ms = now_ms();
+    w->idle_since_ms = rguard__wal_now_ms();
 }
 
 static void on_written(void *user, int status)
@@ -416,9 +442,20 @@ void rguard__wal_cancel(rguard_wal *w)
 
 /* ---- building a batch ---- */
 
-/* How many records fit: whole queue up to BATCH_BODY, at least one, DATA requests in a row. */
+/* Records and tables that go into one batch: only a record that is larger by itself needs a segment
+ * that is larger than usual. */
+static uint64_t body_limit(const rguard_wal *w)
+{
+    uint64_t usable = w->options.segment_bytes - WAL_FIRST_BATCH;
+    uint64_t overhead = WAL_BLOCK + usable / 64; /* header, sector array, rounding */
+    uint64_t limit = usable > overhead ? usable - overhead : 0;
+    return limit < BATCH_BODY ? limit : BATCH_BODY;
+}
+
+/* How many records fit: whole queue up to the limit, at least one, DATA requests in a row. */
 static void measure(rguard_wal *w, struct wal_batch_header *h)
 {
+    const uint64_t limit = body_limit(w);
     uint64_t body = 0, payload = 0;
     w->batch_requests = 0;
     for (const struct wal_request *r = w->queue.head; r != NULL && r->type == WAL_DATA;
@@ -426,7 +463,7 @@ static void measure(rguard_wal *w, struct wal_batch_header *h)
         for (size_t i = r->taken; i < r->n; i++) {
             uint64_t padded = (r->records[i].len + 7ULL) & ~7ULL;
             uint64_t more = padded + sizeof(struct wal_table_entry);
-            if (h->n_records > 0 && body + more > BATCH_BODY) {
+            if (h->n_records > 0 && body + more > limit) {
                 w->batch_requests += i > r->taken;
                 h->payload_length = (uint32_t)payload;
                 return;
@@ -510,37 +547,50 @@ static int unmark_clean(rguard_wal *w)
     return rguard__wal_meta_write(w, &next);
 }
 
-static int submit(rguard_wal *w)
+static int start(rguard_wal *w, struct wal_batch_header *h, uint64_t bytes)
 {
-    if (w->in_flight || w->poisoned != 0 || w->queue.head == NULL) {
-        return 0;
-    }
-    struct wal_batch_header h = next_header(w);
-    uint64_t bytes = rguard__wal_batch_bytes(h.n_records, h.payload_length);
     int rc = RGUARD_FP_NEGERR("wal/append", "before a batch is submitted");
     if (rc == 0) {
         rc = unmark_clean(w);
     }
     if (rc == 0) {
-        rc = rguard__wal_segment_room(w, bytes);
-    }
-    if (rc == 0) {
         rc = grow(w, bytes);
     }
+    if (rc != 0) {
+        return rc;
+    }
+    encode(w, h);
+    w->batch = *h;
+    const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
+    w->in_flight = true;
+    rc = w->disk->ops->write_start(w->disk, w->file, w->buf, h->length, w->end - g->first_lsn,
+                                   on_written, w);
+    w->in_flight = rc == 0;
+    return rc;
+}
+
+static void submit(rguard_wal *w)
+{
+    if (w->in_flight || w->poisoned != 0 || w->queue.head == NULL) {
+        return;
+    }
+    struct wal_batch_header h = next_header(w);
+    uint64_t bytes = rguard__wal_batch_bytes(h.n_records, h.payload_length);
+    int rc = rguard__wal_segment_room(w, bytes);
+    if (rc == WAL_WAIT) {
+        w->batch_requests = 0; /* it is measured anew when there is room */
+        return;
+    }
+    if (rc != 0 && refuse_queue(w, rc)) {
+        return;
+    }
     if (rc == 0) {
-        encode(w, &h);
-        w->batch = h;
-        const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
-        w->in_flight = true;
-        rc = w->disk->ops->write_start(w->disk, w->file, w->buf, h.length, w->end - g->first_lsn,
-                                       on_written, w);
+        rc = start(w, &h, bytes);
     }
     if (rc != 0) {
-        w->in_flight = false;
         rguard__wal_poison(w, rc);
         fail_queue(w, rc);
     }
-    return rc;
 }
 
 /* ---- driving ---- */
@@ -551,25 +601,16 @@ static bool idle(const rguard_wal *w)
            !w->options.read_only;
 }
 
-/* What was acknowledged last is not yet on record. */
+/* What was acknowledged last is not yet on record, and a MARK would not have to wait for room. */
 static bool mark_wanted(const rguard_wal *w)
 {
     return w->recorded_lsn < w->acked_lsn && w->last.lsn != 0 && w->last.type != WAL_MARK &&
-           w->last.type != WAL_CLOSE;
+           w->last.type != WAL_CLOSE && rguard__wal_segment_ready(w, WAL_BLOCK);
 }
 
-static void on_idle(rguard_wal *w)
+static int reap(rguard_wal *w, bool wait)
 {
-    if (mark_wanted(w) && now_ms() - w->idle_since_ms >= w->options.mark_idle_ms) {
-        (void)rguard__wal_control(w, WAL_MARK, 0, 0);
-    } else if (rguard__wal_spare_wanted(w)) {
-        (void)rguard__wal_spare_step(w); /* a failure is reported when the segment is needed */
-    }
-}
-
-static int reap(rguard_wal *w, int wait)
-{
-    if (w->in_flight) {
+    if (w->in_flight || w->factory.running) {
         int rc = w->disk->ops->process(w->disk, wait);
         if (rc < 0) {
             rguard__wal_poison(w, rc);
@@ -581,30 +622,34 @@ static int reap(rguard_wal *w, int wait)
 
 int rguard_wal_process(rguard_wal *w)
 {
-    (void)reap(w, 0);
+    (void)reap(w, false);
     deliver(w);
-    if (idle(w)) {
-        on_idle(w);
+    if (idle(w) && mark_wanted(w) &&
+        rguard__wal_now_ms() - w->idle_since_ms >= w->options.mark_idle_ms) {
+        (void)rguard__wal_control(w, WAL_MARK, 0, 0);
     }
-    (void)submit(w);
-    if (w->in_flight && rguard__wal_spare_urgent(w)) {
-        (void)rguard__wal_spare_step(w);
-    }
-    (void)reap(w, 0);
+    submit(w);
+    rguard__wal_factory_turn(w);
+    (void)reap(w, false);
     deliver(w);
     return w->poisoned != 0 ? RGUARD_EPOISONED : 0;
 }
 
 int rguard_wal_flush(rguard_wal *w)
 {
+    const uint64_t before = w->refusals;
     while (w->queue.head != NULL || w->in_flight || w->done.head != NULL) {
-        (void)submit(w);
-        if (reap(w, 1) != 0) {
+        submit(w);
+        rguard__wal_factory_turn(w);
+        if (reap(w, w->in_flight || w->factory.waiting) != 0) {
             break;
         }
         deliver(w);
     }
-    return w->poisoned != 0 ? RGUARD_EPOISONED : 0;
+    if (w->poisoned != 0) {
+        return RGUARD_EPOISONED;
+    }
+    return w->refusals != before ? w->refused : 0;
 }
 
 int rguard_wal_fd(const rguard_wal *w)
@@ -612,23 +657,27 @@ int rguard_wal_fd(const rguard_wal *w)
     return w->disk->ops->fd(w->disk);
 }
 
+static int mark_timeout_ms(const rguard_wal *w)
+{
+    if (!mark_wanted(w)) {
+        return -1;
+    }
+    uint64_t waited = rguard__wal_now_ms() - w->idle_since_ms;
+    return waited >= w->options.mark_idle_ms ? 0 : (int)(w->options.mark_idle_ms - waited);
+}
+
 int rguard_wal_timeout_ms(const rguard_wal *w)
 {
     if (w->in_flight) {
         return -1;
     }
-    if (w->queue.head != NULL || w->done.head != NULL) {
+    if (w->done.head != NULL || (w->queue.head != NULL && !w->factory.waiting)) {
         return 0;
     }
-    if (!idle(w)) {
+    if (w->poisoned != 0 || w->options.read_only) {
         return -1;
     }
-    if (rguard__wal_spare_wanted(w)) {
-        return 1;
-    }
-    if (!mark_wanted(w)) {
-        return -1;
-    }
-    uint64_t waited = now_ms() - w->idle_since_ms;
-    return waited >= w->options.mark_idle_ms ? 0 : (int)(w->options.mark_idle_ms - waited);
+    int factory = rguard__wal_factory_timeout_ms(w);
+    int mark = w->queue.head == NULL ? mark_timeout_ms(w) : -1;
+    return factory < 0 || (mark >= 0 && mark < factory) ? mark : factory;
 }

@@ -191,8 +191,11 @@ static int buffers(rguard_wal *w)
     w->meta_block = aligned_alloc(WAL_BLOCK, WAL_BLOCK);
     w->buf = aligned_alloc(WAL_BLOCK, usual);
     w->buf_bytes = usual;
-    return w->meta_block == NULL || w->buf == NULL ? -ENOMEM
-                                                   : rguard__wal_index_reserve(&w->index, 1);
+    if (w->meta_block == NULL || w->buf == NULL) {
+        return -ENOMEM;
+    }
+    int rc = rguard__wal_factory_open(w);
+    return rc == 0 ? rguard__wal_index_reserve(&w->index, 1) : rc;
 }
 
 /* What a crash left of files in the making. */
@@ -233,11 +236,7 @@ static int adopt_segments(rguard_wal *w, struct wal_scan *s)
     char name[WAL_NAME_MAX];
     int rc = 0;
     if (s->segments.n > used) {
-        w->spare.segment = s->segments.v[used];
-        rguard__wal_segment_name(w->spare.segment.sequence, name);
-        rc = w->disk->ops->open(w->disk, name, O_RDWR, &w->spare.file);
-        w->spare.state = rc == 0 ? WAL_SPARE_READY : WAL_SPARE_NONE;
-        w->spare.zeroed = w->spare.segment.bytes;
+        rc = rguard__wal_factory_adopt(w, &s->segments.v[used]);
     }
     for (size_t k = used + 1; k < s->segments.n && rc == 0; k++) {
         rc = rguard__wal_segments_push(&s->leftovers, &s->segments.v[k]);
@@ -311,7 +310,8 @@ static int adopt(rguard_wal *w, struct wal_scan *s)
 static void release(rguard_wal *w)
 {
     const struct rguard_disk_ops *ops = w->disk->ops;
-    struct rguard_file *files[] = {w->file, w->spare.file, w->meta_file, w->read_file};
+    struct rguard_file *files[] = {w->file, w->meta_file, w->read_file};
+    rguard__wal_factory_stop(w);
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         if (files[i] != NULL) {
             ops->close(w->disk, files[i]);
@@ -324,6 +324,7 @@ static void release(rguard_wal *w)
     free(w->buf);
     free(w->read_buf);
     free(w->meta_block);
+    free(w->factory.block);
     if (w->lock_fd >= 0) {
         close(w->lock_fd);
     }
@@ -338,6 +339,9 @@ static int close_cleanly(rguard_wal *w)
         if (rc == 0) {
             rc = rguard_wal_flush(w);
         }
+    }
+    if (rc == 0) {
+        rguard__wal_factory_finish(w);
     }
     if (rc == 0 && w->meta.clean == 0) {
         struct wal_meta next = w->meta;

@@ -103,7 +103,11 @@ RGUARD_API int rguard_wal_open(const char *dir, const struct rguard_wal_options 
 RGUARD_API int rguard_wal_close(rguard_wal *w);
 
 /* Called from rguard_wal_process(), rguard_wal_flush() or rguard_wal_close(), never from append.
- * @status 0: durable. Otherwise the log is poisoned: this and every later append fails. */
+ * @status 0: durable. -ENOSPC, -EDQUOT or -EFBIG while rguard_wal_poisoned() is 0: there is no room
+ * for the next segment and nothing of this append was written; what was queued behind it has the
+ * same status, rguard_wal_last_index() is that of the last durable record, and the log takes
+ * appends as before (with the index that follows). Otherwise the log is poisoned: this and every
+ * later append fails. */
 typedef void (*rguard_wal_append_cb)(void *user, int status);
 
 /* Queues @n records (indexes continue the log without a gap) as one unit. Record data must stay
@@ -115,14 +119,14 @@ RGUARD_API int rguard_wal_append(rguard_wal *w, const struct rguard_wal_record *
 
 /* Event loop integration: poll fd for reading, call process() when readable or when timeout_ms has
  * passed (-1 = never). process() submits, completes and runs callbacks and returns 0 or
- * RGUARD_EPOISONED. On the uring back end it does not wait for batches (the sync one writes in
- * place), but it makes the next segment in steps: ~0.3 ms each, three of them a sync, which a busy
- * device may stretch to tens of milliseconds. */
+ * RGUARD_EPOISONED. It does not wait for the disk, and helpers make the next segment and remove old
+ * ones; but for the sync back end, where process() itself writes, syncs and makes segments. */
 RGUARD_API int rguard_wal_fd(const rguard_wal *w);
 RGUARD_API int rguard_wal_timeout_ms(const rguard_wal *w);
 RGUARD_API int rguard_wal_process(rguard_wal *w);
 
-/* Blocks until nothing is queued or in flight. 0 or RGUARD_EPOISONED. */
+/* Blocks until nothing is queued or in flight. 0, RGUARD_EPOISONED, or -ENOSPC and the like when
+ * an append was refused meanwhile. */
 RGUARD_API int rguard_wal_flush(rguard_wal *w);
 
 /* Removes records from @from_index on. Ordered after the appends before it and before the appends
@@ -130,8 +134,9 @@ RGUARD_API int rguard_wal_flush(rguard_wal *w);
  * it is durable. Returns at once; rguard_wal_last_index() is from_index - 1 afterwards. */
 RGUARD_API int rguard_wal_truncate_suffix(rguard_wal *w, uint64_t from_index);
 
-/* Forgets records up to and including @upto_index (covered by a snapshot). Whole segments are
- * removed; the rest stays on disk unseen. Blocking, rare. */
+/* Forgets records up to and including @upto_index (covered by a snapshot). Durable when it returns,
+ * ~0.4 ms. The files of whole segments are recycled or removed by and by, at the latest by close;
+ * the rest stays on disk unseen. */
 RGUARD_API int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index);
 
 /* A snapshot at (@index, @term) replaces the whole log: the next append has index + 1. Ordered like
@@ -228,6 +233,11 @@ struct rguard_wal_stats
     uint64_t batches, records, bytes; /* durable since open; bytes include padding */
     uint64_t marks, segments;
     uint64_t in_flight_records; /* queued or being written */
+    uint64_t recycled;          /* segments that were made of old ones */
+    uint64_t segment_waits;     /* batches that had to wait for their segment to be made */
+    uint64_t segment_failures;  /* attempts to make one, or to remove one, that failed ... */
+    int32_t segment_error;      /* ... and the last one's error; 0: the last one succeeded */
+    uint32_t reserved;
 };
 RGUARD_API int rguard_wal_stats(const rguard_wal *w, struct rguard_wal_stats *stats);
 

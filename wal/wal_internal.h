@@ -11,7 +11,8 @@
  *
  *     open.c      options, lock, create, open, close
  *     append.c    the queue: group commit, callbacks, truncation, poison
- *     segment.c   making, switching and dropping segment files
+ *     segment.c   names, the list of segments, switching and dropping them
+ *     factory.c   making the next segment, recycling and removing what is not needed any more
  *     index.c     index -> (term, address, length, crc) of every live record
  *     meta.c      term, vote, clean flag: four slots
  *     scan.c      what is on disk: directory, metadata, segment headers
@@ -62,26 +63,42 @@ struct wal_segments
     size_t n, capacity;
 };
 
-/* The next segment while it is being made, one step per idle call of process(). */
-enum wal_spare_state {
+#define WAL_NAME_MAX 32
+
+/* ---- the factory ---- */
+
+/* Names the step that is next, or that the helper is about. */
+enum wal_factory_state {
     WAL_SPARE_NONE,
-    WAL_SPARE_ZEROING, /* these four in the order in which they follow each other */
-    WAL_SPARE_ZEROED,
-    WAL_SPARE_SYNCED,
-    WAL_SPARE_HEADED,
+    WAL_SPARE_FILE,
+    WAL_SPARE_ZEROS,
+    WAL_SPARE_SYNC,
+    WAL_SPARE_NAME,
     WAL_SPARE_READY,
-    WAL_SPARE_FAILED
+    WAL_SPARE_DISCARD, /* it is too small for the batch that waits */
 };
 
-struct wal_spare
+/* Up to `running` the fields are the helper's while it runs; the others are always the owner's. */
+struct wal_factory
 {
-    enum wal_spare_state state;
+    struct rguard_disk *disk;
+    enum wal_factory_state state;
     struct wal_segment segment;
     struct rguard_file *file;
+    uint64_t old_name; /* the sequence in the file's name; 0: segment.sequence */
     uint64_t zeroed;
-};
+    uint64_t freed, freed_end; /* sequences of files that nobody needs any more */
+    uint8_t *block;            /* the header */
 
-#define WAL_NAME_MAX 32
+    bool running;
+    bool recycled;
+    bool closing;                /* nothing new is begun */
+    bool waiting;                /* a batch is ... */
+    uint64_t need;               /* ... for a segment of so many bytes */
+    int error;                   /* of the last attempt that ended while it waited */
+    uint64_t retry_ms;           /* not before, unless a batch waits */
+    uint64_t free_from, free_to; /* handed over to freed, freed_end with the next piece of work */
+};
 
 /* ---- the queue ---- */
 
@@ -122,7 +139,7 @@ struct rguard_wal
     struct rguard_file *file; /* of the last segment */
     uint64_t end;             /* LSN of the next batch */
     struct wal_batch_header last;
-    struct wal_spare spare;
+    struct wal_factory factory;
 
     struct wal_index index;
     uint64_t base_index, base_term, base_lsn;
@@ -139,6 +156,8 @@ struct rguard_wal
     size_t batch_requests; /* how many of the queue it takes records from */
     unsigned delivering;   /* depth of callbacks */
     int poisoned;
+    uint64_t refusals; /* how often the queue was sent back for lack of space ... */
+    int refused;       /* ... and the last one's error */
 
     uint64_t completed_lsn; /* durable */
     uint64_t acked_lsn;     /* ... and every callback has returned */
@@ -165,18 +184,37 @@ int rguard__wal_control(rguard_wal *w, uint32_t type, uint64_t arg_index, uint64
 void rguard__wal_poison(rguard_wal *w, int err);
 void rguard__wal_cancel(rguard_wal *w);
 void rguard__wal_queue_free(rguard_wal *w);
+uint64_t rguard__wal_now_ms(void);
 
 /* segment.c */
 void rguard__wal_segment_name(uint64_t sequence, char name[WAL_NAME_MAX]);
-uint64_t rguard__wal_segment_parse(const char *name); /* 0: not a segment's name */
+uint64_t rguard__wal_segment_parse(const char *name);     /* 0: not a segment's name */
+int rguard__wal_segments_reserve(struct wal_segments *s); /* so that the next push cannot fail */
 int rguard__wal_segments_push(struct wal_segments *s, const struct wal_segment *segment);
 const struct wal_segment *rguard__wal_segments_find(const struct wal_segments *s, uint64_t lsn);
-int rguard__wal_segment_first(rguard_wal *w);                /* creates segment 1 */
-int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes); /* switches when it must */
-bool rguard__wal_spare_wanted(const rguard_wal *w);
-bool rguard__wal_spare_urgent(const rguard_wal *w);
-int rguard__wal_spare_step(rguard_wal *w);
-int rguard__wal_segments_drop(rguard_wal *w, uint64_t first_sequence);
+int rguard__wal_segment_first(rguard_wal *w); /* creates segment 1 */
+/* 0: a batch fits into the current segment, perhaps after a switch. WAL_WAIT: the next segment is
+ * being made. Else the error that making it met; nothing has changed. */
+int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes);
+bool rguard__wal_segment_ready(const rguard_wal *w, uint64_t bytes); /* room() would say 0 */
+void rguard__wal_segments_drop(rguard_wal *w, uint64_t first_sequence);
+
+/* factory.c */
+#define WAL_WAIT 1
+int rguard__wal_factory_open(rguard_wal *w);
+void rguard__wal_factory_stop(rguard_wal *w); /* waits for the helper, closes the spare */
+void rguard__wal_factory_finish(rguard_wal *w);
+int rguard__wal_factory_adopt(rguard_wal *w, const struct wal_segment *spare);
+int rguard__wal_factory_make(rguard_wal *w); /* a spare, while the caller waits */
+bool rguard__wal_factory_ready(const rguard_wal *w, uint64_t need);
+int rguard__wal_factory_want(rguard_wal *w, uint64_t need); /* 0, WAL_WAIT or an error */
+void rguard__wal_factory_take(rguard_wal *w, struct wal_segment *segment, struct rguard_file **f);
+/* Files first..end-1 are to be recycled or removed. The metadata says durably that they are not
+ * needed, and nobody has them open. */
+void rguard__wal_factory_free(rguard_wal *w, uint64_t first, uint64_t end);
+void rguard__wal_factory_turn(rguard_wal *w); /* starts the next step, if any */
+int rguard__wal_factory_timeout_ms(
+    const rguard_wal *w); /* until turn() has something to do, or -1 */
 
 /* meta.c */
 int rguard__wal_meta_create(rguard_wal *w);

@@ -1,268 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the log does while the disk fails, the process is killed, or the kernel says no. */
-#include "test_wal_util.h"
-
-#include "wal_internal.h"
+#include "test_wal_disk.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <raftguard/failpoint.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/mount.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
-
-/* ---- a disk that fails on purpose ---- */
-
-enum fault { NO_FAULT, FAIL_WRITE, SHORT_WRITE, FAIL_META, FAIL_READ, CRASH };
-
-/* Wraps a real disk. CRASH: the operation that brings countdown to 0 happens only in part (some of
- * its sectors), and nothing reaches the disk any more, as when the power fails. */
-struct fault_disk
-{
-    struct rguard_disk base; /* first */
-    struct rguard_disk *inner;
-    enum fault fault;
-    int countdown;
-    bool dead;
-    struct rguard_file *meta;
-    rguard_disk_write_cb cb;
-    void *user;
-};
-
-static struct fault_disk *fault_of(struct rguard_disk *d)
-{
-    return (struct fault_disk *)d;
-}
-
-/* true: this operation is the last one, or comes after it. */
-static bool strikes(struct fault_disk *d)
-{
-    return d->fault == CRASH && (d->dead || --d->countdown <= 0);
-}
-
-static int fault_open(struct rguard_disk *d, const char *name, int flags, struct rguard_file **out)
-{
-    struct fault_disk *x = fault_of(d);
-    bool creates = (flags & O_CREAT) != 0;
-    if (creates && strikes(x)) {
-        if (!x->dead && rand() % 2 == 0) {
-            struct rguard_file *f;
-            if (x->inner->ops->open(x->inner, name, flags, &f) == 0) {
-                x->inner->ops->close(x->inner, f);
-            }
-        }
-        x->dead = true;
-        return -EIO;
-    }
-    int rc = x->inner->ops->open(x->inner, name, flags, out);
-    if (rc == 0 && strcmp(name, "meta") == 0) {
-        x->meta = *out;
-    }
-    return rc;
-}
-
-static void fault_close(struct rguard_disk *d, struct rguard_file *f)
-{
-    fault_of(d)->inner->ops->close(fault_of(d)->inner, f);
-}
-
-static int64_t fault_size(struct rguard_disk *d, struct rguard_file *f)
-{
-    return fault_of(d)->inner->ops->size(fault_of(d)->inner, f);
-}
-
-static int64_t fault_read(struct rguard_disk *d, struct rguard_file *f, void *buf, size_t len,
-                          uint64_t offset)
-{
-    struct fault_disk *x = fault_of(d);
-    if (x->fault == FAIL_READ && offset <= 12288 && offset + len > 12288) {
-        return -EIO; /* one bad block */
-    }
-    return x->inner->ops->read(x->inner, f, buf, len, offset);
-}
-
-/* Some sectors of a write, as a power failure leaves them. */
-static void write_in_part(struct fault_disk *x, struct rguard_file *f, const void *buf, size_t len,
-                          uint64_t offset)
-{
-    uint8_t *mix = aligned_alloc(4096, len);
-    assert_true(x->inner->ops->read(x->inner, f, mix, len, offset) >= 0);
-    int mode = rand() % 4;
-    for (size_t i = 0; i < len; i += 512) {
-        bool arrives = mode == 0 || (mode == 1 && i < len / 2) || (mode == 2 && rand() % 2 == 0);
-        if (arrives) {
-            memcpy(mix + i, (const uint8_t *)buf + i, 512);
-        }
-    }
-    assert_int_equal(x->inner->ops->write(x->inner, f, mix, len, offset), 0);
-    free(mix);
-}
-
-static int fault_write(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
-                       uint64_t offset)
-{
-    struct fault_disk *x = fault_of(d);
-    if (x->fault == FAIL_META && f == x->meta) {
-        return -EIO;
-    }
-    if (strikes(x)) {
-        if (!x->dead) {
-            write_in_part(x, f, buf, len, offset);
-        }
-        x->dead = true;
-        return -EIO;
-    }
-    return x->inner->ops->write(x->inner, f, buf, len, offset);
-}
-
-static void fault_written(void *user, int status)
-{
-    struct fault_disk *x = user;
-    if (x->fault == FAIL_WRITE || x->fault == SHORT_WRITE || x->dead) {
-        status = -EIO;
-    }
-    x->cb(x->user, status);
-}
-
-static int fault_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
-                             size_t len, uint64_t offset, rguard_disk_write_cb cb, void *user)
-{
-    struct fault_disk *x = fault_of(d);
-    x->cb = cb;
-    x->user = user;
-    if (x->fault == SHORT_WRITE && len > 4096) {
-        len -= 4096;
-    }
-    if (strikes(x)) {
-        if (!x->dead) {
-            write_in_part(x, f, buf, len, offset);
-        }
-        x->dead = true;
-        return -EIO;
-    }
-    return x->inner->ops->write_start(x->inner, f, buf, len, offset, fault_written, x);
-}
-
-static int fault_sync(struct rguard_disk *d, struct rguard_file *f)
-{
-    struct fault_disk *x = fault_of(d);
-    if (strikes(x)) {
-        x->dead = true;
-        return -EIO;
-    }
-    return x->inner->ops->sync(x->inner, f);
-}
-
-static int fault_rename(struct rguard_disk *d, const char *from, const char *to)
-{
-    struct fault_disk *x = fault_of(d);
-    if (strikes(x) && (x->dead || rand() % 2 == 0)) {
-        x->dead = true;
-        return -EIO;
-    }
-    int rc = x->inner->ops->rename(x->inner, from, to);
-    x->dead = x->fault == CRASH && x->countdown <= 0;
-    return x->dead ? -EIO : rc;
-}
-
-static int fault_unlink(struct rguard_disk *d, const char *name)
-{
-    struct fault_disk *x = fault_of(d);
-    if (strikes(x) && (x->dead || rand() % 2 == 0)) {
-        x->dead = true;
-        return -EIO;
-    }
-    int rc = x->inner->ops->unlink(x->inner, name);
-    x->dead = x->fault == CRASH && x->countdown <= 0;
-    return x->dead ? -EIO : rc;
-}
-
-static int fault_sync_dir(struct rguard_disk *d)
-{
-    struct fault_disk *x = fault_of(d);
-    if (strikes(x)) {
-        x->dead = true;
-        return -EIO;
-    }
-    return x->inner->ops->sync_dir(x->inner);
-}
-
-static int fault_list(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user)
-{
-    return fault_of(d)->inner->ops->list(fault_of(d)->inner, fn, user);
-}
-
-static int fault_fd(struct rguard_disk *d)
-{
-    return fault_of(d)->inner->ops->fd(fault_of(d)->inner);
-}
-
-static int fault_process(struct rguard_disk *d, int wait)
-{
-    return fault_of(d)->inner->ops->process(fault_of(d)->inner, wait);
-}
-
-static int fault_zero(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset)
-{
-    struct fault_disk *x = fault_of(d);
-    if (strikes(x)) {
-        if (!x->dead) {
-            (void)x->inner->ops->zero(x->inner, f, len / 2 / 4096 * 4096, offset);
-        }
-        x->dead = true;
-        return -EIO;
-    }
-    return x->inner->ops->zero(x->inner, f, len, offset);
-}
-
-static void fault_destroy(struct rguard_disk *d)
-{
-    fault_of(d)->inner->ops->destroy(fault_of(d)->inner);
-    free(d);
-}
-
-static const struct rguard_disk_ops fault_ops = {
-    .name = "fault",
-    .open = fault_open,
-    .close = fault_close,
-    .size = fault_size,
-    .read = fault_read,
-    .write_start = fault_write_start,
-    .write = fault_write,
-    .sync = fault_sync,
-    .rename = fault_rename,
-    .unlink = fault_unlink,
-    .sync_dir = fault_sync_dir,
-    .list = fault_list,
-    .fd = fault_fd,
-    .process = fault_process,
-    .destroy = fault_destroy,
-    .zero = fault_zero,
-};
-
-static struct fault_disk *fault_disk(const struct fixture *f)
-{
-    struct fault_disk *x = calloc(1, sizeof *x);
-    assert_int_equal(rguard__disk_open(f->dir, f->backend, &x->inner), 0);
-    x->base.ops = &fault_ops;
-    return x;
-}
-
-static rguard_wal *open_on(struct fault_disk *x, const struct rguard_wal_options *o)
-{
-    rguard_wal *w = NULL;
-    struct rguard_wal_report r = {.size = sizeof r};
-    int rc = rguard__wal_open_disk(&x->base, o, &w, &r);
-    if (rc != 0) {
-        fail_msg("open: %s: %s", rguard_err_name(rc), r.message);
-    }
-    return w;
-}
 
 /* ---- poison ---- */
 
@@ -285,7 +36,7 @@ static void check_poisoned(rguard_wal *w, struct outcome *first, struct outcome 
     check_record(w, 1, 1, 50); /* what was durable can still be read */
 }
 
-static void poison(struct fixture *f, enum fault fault, const char *site)
+static void poison_missing(struct fixture *f, enum fault fault, size_t missing, const char *site)
 {
     struct rguard_wal_options o = small(f);
     struct outcome first = {0, 0}, second = {0, 0};
@@ -294,6 +45,7 @@ static void poison(struct fixture *f, enum fault fault, const char *site)
     rguard_wal *w = open_on(x, &o);
     append_range(w, 1, 10, 1, 50, 2);
     x->fault = fault;
+    x->missing = missing;
     if (site != NULL) {
         assert_int_equal(rguard_fp_set(site, "1*errno(EIO)", NULL), 0);
     }
@@ -316,9 +68,51 @@ static void poison(struct fixture *f, enum fault fault, const char *site)
     assert_int_equal(rguard_wal_close(w), 0);
 }
 
-static void a_failed_write_poisons(void **state)
+static void poison(struct fixture *f, enum fault fault, const char *site)
+{
+    poison_missing(f, fault, 0, site);
+}
+
+static void a_failed_sync_after_a_good_write_poisons(void **state)
 {
     poison(*state, FAIL_WRITE, NULL);
+}
+
+static void a_failed_write_poisons(void **state)
+{
+    poison_missing(*state, SHORT_WRITE, SIZE_MAX, NULL); /* nothing arrives */
+}
+
+/* Every number of sectors of a batch of three blocks: never acknowledged, and a tear afterwards. */
+static void a_write_that_is_short_by_any_number_of_sectors(void **state)
+{
+    struct fixture *f = *state;
+    struct rguard_wal_options o = small(f);
+    o.segment_bytes = 64 * 1024;
+    for (size_t missing = 512; missing <= 12288; missing += 512) {
+        struct outcome out = {0, 0};
+        struct rguard_wal_report r = {.size = sizeof r};
+        uint8_t *data;
+        remove_tree(f->dir);
+        assert_int_equal(mkdir(f->dir, 0700), 0);
+        struct fault_disk *x = fault_disk(f);
+        rguard_wal *w = open_on(x, &o);
+        append_range(w, 1, 2, 1, 50, 1);
+        x->fault = SHORT_WRITE;
+        x->missing = missing;
+        assert_int_equal(queue_record(w, 3, 1, 11800, &data, &out), 0);
+        assert_int_equal(rguard_wal_flush(w), RGUARD_EPOISONED);
+        assert_int_equal(out.calls, 1);
+        assert_int_equal(out.status, -EIO);
+        assert_int_not_equal(rguard_wal_close(w), 0);
+        free(data);
+        assert_int_equal(rguard_wal_open(f->dir, &o, &w, &r), 0);
+        assert_int_equal(r.verdict, missing < 12288 ? RGUARD_WAL_TORN_TAIL : RGUARD_WAL_CLEAN_END);
+        assert_int_equal(r.last_index, 2);
+        append_range(w, 3, 4, 2, 50, 1);
+        check_range(w, 1, 2, 1, 50);
+        assert_int_equal(rguard_wal_close(w), 0);
+    }
 }
 
 static void a_short_write_poisons(void **state)
@@ -388,6 +182,7 @@ static void close_cancels_what_a_poisoned_log_still_holds(void **state)
 
 static void a_read_error_is_never_the_end_of_the_log(void **state)
 {
+    static const uint64_t bad[] = {4096, 12288, 40960}; /* first, middle, last batch */
     struct fixture *f = *state;
     struct rguard_wal_options o = small(f);
     struct rguard_wal_report r = {.size = sizeof r};
@@ -395,15 +190,19 @@ static void a_read_error_is_never_the_end_of_the_log(void **state)
     append_range(w, 1, 10, 1, 3000, 1);
     rguard_wal_close(w);
     uint32_t before = dir_sum(f->dir);
+    for (size_t i = 0; i < 3; i++) {
+        struct fault_disk *x = fault_disk(f);
+        x->fault = FAIL_READ;
+        x->bad_block = bad[i];
+        w = NULL;
+        r.offset = 0;
+        assert_int_equal(rguard__wal_open_disk(&x->base, &o, &w, &r), -EIO);
+        assert_int_equal(r.verdict, RGUARD_WAL_UNREADABLE);
+        assert_int_equal(r.offset, bad[i]);
+        assert_null(w);
+        assert_int_equal(dir_sum(f->dir), before);
+    }
     struct fault_disk *x = fault_disk(f);
-    x->fault = FAIL_READ;
-    w = NULL;
-    assert_int_equal(rguard__wal_open_disk(&x->base, &o, &w, &r), -EIO);
-    assert_int_equal(r.verdict, RGUARD_WAL_UNREADABLE);
-    assert_int_equal(r.offset, 12288);
-    assert_null(w);
-    assert_int_equal(dir_sum(f->dir), before);
-    x = fault_disk(f);
     w = open_on(x, &o);
     x->fault = FAIL_READ; /* later: the record says so, the others are served */
     struct rguard_wal_record rec;
@@ -416,6 +215,39 @@ static void a_read_error_is_never_the_end_of_the_log(void **state)
     assert_int_equal(rguard_wal_read(w, 4, &rec, buf, 100), -ENOSPC);
     assert_int_equal(rec.len, 3000);
     rguard_wal_close(w);
+}
+
+/* What a failed write-back leaves in the page cache is no answer: reads go round it. */
+static void reads_do_not_come_from_the_page_cache(void **state)
+{
+    struct fixture *f = *state;
+    struct rguard_wal_options o = small(f);
+    char path[256];
+    rguard_wal *w = must_open(f, &o);
+    append_range(w, 1, 10, 1, 3000, 1);
+    check_range(w, 1, 10, 1, 3000);
+    assert_int_equal(rguard_wal_close(w), 0);
+    w = must_open(f, &o); /* recovery reads everything */
+    check_range(w, 1, 10, 1, 3000);
+    (void)snprintf(path, sizeof path, "%s/%s", f->dir, FIRST_SEGMENT);
+    int direct = open(path, O_RDONLY | O_DIRECT);
+    int fd = open(path, O_RDONLY);
+    struct statfs fs;
+    assert_int_equal(fstatfs(fd, &fs), 0);
+    if (direct < 0 || fs.f_type == TMPFS_MAGIC) {
+        skip();
+    }
+    unsigned char resident[64];
+    void *map = mmap(NULL, o.segment_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(map, MAP_FAILED);
+    assert_int_equal(mincore(map, o.segment_bytes, resident), 0);
+    for (size_t i = 0; i < o.segment_bytes / 4096; i++) {
+        assert_int_equal(resident[i] & 1, 0);
+    }
+    munmap(map, o.segment_bytes);
+    close(fd);
+    close(direct);
+    assert_int_equal(rguard_wal_close(w), 0);
 }
 
 /* ---- a crash at every operation ---- */
@@ -467,7 +299,7 @@ static bool workload(struct fixture *f, struct fault_disk *x, struct model *m)
     }
     m->acked = rguard_wal_last_index(w);
     bool alive = true;
-    for (uint64_t i = 0; alive && i < 24; i++) {
+    for (uint64_t i = 0; alive && i < 40; i++) {
         alive = step_append(w, m, 1 + i / 8);
         if (alive && i % 8 == 3) {
             if (rguard_wal_meta_set(w, 10 + i, i) != 0) {
@@ -481,12 +313,12 @@ static bool workload(struct fixture *f, struct fault_disk *x, struct model *m)
             m->acked = 6; /* what is truncated may be there or not until it is acknowledged */
             alive = rguard_wal_truncate_suffix(w, 7) == 0 && rguard_wal_flush(w) == 0;
         }
-        if (alive && i == 15) {
-            alive = rguard_wal_truncate_prefix(w, 4) == 0;
+        if (alive && (i == 15 || i == 30)) {
+            alive = rguard_wal_truncate_prefix(w, i == 15 ? 4 : 22) == 0;
         }
         if (alive && i % 6 == 5) {
             poll(NULL, 0, 2);
-            for (int k = 0; alive && k < 4; k++) { /* MARK and the spare */
+            for (int k = 0; alive && k < 4; k++) { /* MARK, the spare, freed files */
                 alive = rguard_wal_process(w) == 0 && rguard_wal_flush(w) == 0;
             }
         }
@@ -629,17 +461,6 @@ static void sigkill_loses_nothing_acknowledged(void **state)
 
 /* ---- what the system refuses ---- */
 
-static int in_child(int (*fn)(struct fixture *f), struct fixture *f)
-{
-    pid_t pid = fork();
-    if (pid == 0) {
-        _exit(fn(f));
-    }
-    int status = -1;
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
-}
-
 static int refuse_io_uring(int err)
 {
     struct sock_filter code[] = {
@@ -695,69 +516,6 @@ static void falls_back_where_io_uring_is_refused(void **state)
     assert_int_equal(rc, 0);
 }
 
-static int full_by_limit(struct fixture *f)
-{
-    struct rguard_wal_options o = small(f);
-    struct rguard_wal_report r = {.size = sizeof r};
-    struct rlimit limit = {300 * 1024, 300 * 1024};
-    struct outcome out = {0, 0};
-    uint8_t *data;
-    rguard_wal *w = NULL;
-    signal(SIGXFSZ, SIG_IGN);
-    setrlimit(RLIMIT_FSIZE, &limit);
-    w = must_open(f, &o);
-    append_range(w, 1, 20, 1, 1000, 1);
-    assert_int_equal(queue_record(w, 21, 1, 500000, &data, &out), 0); /* needs a larger file */
-    assert_int_equal(rguard_wal_flush(w), RGUARD_EPOISONED);
-    if (out.calls != 1 || (out.status != -ENOSPC && out.status != -EFBIG)) {
-        return 1;
-    }
-    (void)rguard_wal_close(w);
-    w = must_open(f, &o); /* nothing was lost and nothing is in the way */
-    check_range(w, 1, 20, 1, 1000);
-    append_range(w, 21, 25, 1, 1000, 1);
-    assert_int_equal(rguard_wal_close(w), 0);
-    remove_tree(f->dir);
-    mkdir(f->dir, 0700);
-    limit.rlim_cur = 100 * 1024;
-    setrlimit(RLIMIT_FSIZE, &limit);
-    int rc = rguard_wal_open(f->dir, &o, &w, &r);
-    free(data);
-    return (rc == -ENOSPC || rc == -EFBIG) && strstr(r.message, "cannot create") != NULL ? 0 : 2;
-}
-
-static int full_tmpfs(struct fixture *f)
-{
-    struct rguard_wal_options o = small(f);
-    struct outcome out = {0, 0};
-    uint8_t *data;
-    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("none", f->dir, "tmpfs", 0, "size=700k") != 0) {
-        return 77;
-    }
-    rguard_wal *w = must_open(f, &o);
-    uint64_t last = 0;
-    while (out.status == 0) {
-        int rc = queue_record(w, last + 1, 1, 8000, &data, &out);
-        (void)rguard_wal_flush(w);
-        free(data);
-        if (rc != 0 || last > 1000) {
-            return 3;
-        }
-        last += out.status == 0;
-    }
-    if (out.status != -ENOSPC || rguard_wal_poisoned(w) != -ENOSPC) {
-        return 4;
-    }
-    (void)rguard_wal_close(w);
-    w = must_open(f, &o);
-    assert_int_equal(rguard_wal_last_index(w), last);
-    check_range(w, 1, last, 1, 8000);
-    rguard_wal_close(w);
-    umount(f->dir);
-    return 0;
-}
-
 /* The kernel itself writes less than it was asked to. */
 static int short_by_limit(struct fixture *f)
 {
@@ -786,15 +544,6 @@ static void a_short_write_of_the_kernel_is_a_failure(void **state)
     assert_int_equal(r.verdict, RGUARD_WAL_TORN_TAIL);
     assert_int_equal(r.last_index, 1);
     rguard_wal_close(w);
-}
-
-static void a_full_disk_is_said_clearly(void **state)
-{
-    assert_int_equal(in_child(full_by_limit, *state), 0);
-    int rc = in_child(full_tmpfs, *state);
-    if (rc != 77) {
-        assert_int_equal(rc, 0);
-    }
 }
 
 static int as_nobody(struct fixture *f)
@@ -867,17 +616,19 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         EACH(a_failed_write_poisons),
+        EACH(a_failed_sync_after_a_good_write_poisons),
+        EACH_WITH(a_write_that_is_short_by_any_number_of_sectors, setup_in_memory),
         EACH(a_short_write_poisons),
         EACH(failpoint_write),
         EACH(failpoint_append),
         EACH(failed_metadata_poisons),
         EACH(close_cancels_what_a_poisoned_log_still_holds),
         EACH(a_read_error_is_never_the_end_of_the_log),
+        EACH(reads_do_not_come_from_the_page_cache),
         EACH_WITH(a_crash_at_every_operation, setup_in_memory),
         EACH(sigkill_loses_nothing_acknowledged),
         EACH(falls_back_where_io_uring_is_refused),
         EACH(a_short_write_of_the_kernel_is_a_failure),
-        EACH(a_full_disk_is_said_clearly),
         EACH(a_directory_that_cannot_be_written),
         EACH(whole_files),
     };

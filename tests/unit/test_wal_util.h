@@ -259,6 +259,48 @@ UNUSED static void flip(const char *dir, const char *name, uint64_t offset, unsi
     patch(dir, name, offset, &byte, 1);
 }
 
+/* Drives the log as an event loop does, until @o has @calls calls or nothing more is to be done. */
+UNUSED static void loop(rguard_wal *w, const struct outcome *o, int calls)
+{
+    for (int turns = 0; turns < 20000 && o->calls < calls; turns++) {
+        struct pollfd p = {.fd = rguard_wal_fd(w), .events = POLLIN};
+        int timeout = rguard_wal_timeout_ms(w);
+        assert_true(timeout >= -1 && timeout <= 1000);
+        int rc = poll(&p, 1, timeout < 0 ? 2000 : timeout);
+        assert_true(rc > 0 || timeout >= 0 || errno == EINTR); /* -1: only the fd wakes us */
+        assert_int_equal(rguard_wal_process(w), 0);
+    }
+    assert_int_equal(o->calls, calls);
+}
+
+UNUSED static int count_segments(const char *dir)
+{
+    DIR *d = opendir(dir);
+    struct dirent *entry;
+    int n = 0;
+    while ((entry = readdir(d)) != NULL) {
+        n += strlen(entry->d_name) == 24;
+    }
+    closedir(d);
+    return n;
+}
+
+/* Turns the event loop until there is nothing to do but to try again some time. */
+UNUSED static void settle(rguard_wal *w)
+{
+    for (int turns = 0; turns < 20000; turns++) {
+        struct pollfd p = {.fd = rguard_wal_fd(w), .events = POLLIN};
+        int timeout = rguard_wal_timeout_ms(w);
+        bool rest = timeout < 0 || timeout > 100;
+        int n = poll(&p, 1, rest ? 30 : timeout); /* 30 ms: the helper has one piece more */
+        if (n == 0 && rest) {
+            return;
+        }
+        assert_int_equal(rguard_wal_process(w), 0);
+    }
+    fail_msg("the log does not come to rest");
+}
+
 /* A test on every back end. */
 /* clang-format off */
 #define EACH_WITH(test, init)                          \
