@@ -54,7 +54,7 @@ struct rguard_disk_ops
      * process(): before or after a write that is in flight at the same time, each operation in it
      * an operation like any other (to crash at, to fail, to leave unsynced). The segment factory
      * is made of such pieces, so that crashes between them and the appends beside them are all
-     * reachable. */
+     * reachable. NULL: the owner does the work itself. */
     int (*background)(struct rguard_disk *d, int (*fn)(void *user),
                       void (*done)(void *user, int status), void *user);
 };

@@ -310,7 +310,8 @@ void rguard__wal_factory_turn(rguard_wal *w)
     f->freed = oldest_freed(f);
     f->freed_end = f->free_to;
     f->running = true;
-    if (w->disk->ops->background(w->disk, work, done, w) != 0) {
+    const struct rguard_disk_ops *ops = w->disk->ops;
+    if (ops->background == NULL || ops->background(w->disk, work, done, w) != 0) {
         done(w, work(w)); /* no thread to be had: then here */
     }
 }
