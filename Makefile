@@ -59,6 +59,7 @@ LIB_SRC  := $(filter-out $(TOOL_SRC) $(WAL_TOOL),$(wildcard $(addsuffix /*.c,$(R
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o)
 KV_SRC   := $(wildcard examples/kv/*.c)
 CONV_SRC := $(wildcard tests/converge/*.c)
+BENCH_SRC := $(wildcard tests/bench/*.c)
 COMPARE_SRC := $(wildcard tests/compare/*.c)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
@@ -67,10 +68,10 @@ INTEG_SRC := $(wildcard tests/integration/test_*.c)
 TOOLS    := $(patsubst %.c,$(B)/bin/%,$(notdir $(wildcard $(TOOL_SRC)))) \
             $(if $(KV_SRC),$(B)/bin/rguard-kv) $(if $(CONV_SRC),$(B)/bin/rguard-converge) \
             $(if $(COMPARE_SRC),$(B)/bin/rguard-wal-compare) \
-            $(if $(wildcard examples/dropin.c),$(B)/bin/dropin)
+            $(if $(BENCH_SRC),$(B)/bin/rguard-bench) $(if $(wildcard examples/dropin.c),$(B)/bin/dropin)
 TESTS    := $(UNIT_SRC:tests/%.c=$(B)/tests/%) $(INTEG_SRC:tests/%.c=$(B)/tests/%)
 
-.PHONY: all help deps headers lib tools tests test converge compare lint format install uninstall clean asan-ci
+.PHONY: all help deps headers lib tools tests test converge bench compare lint format install uninstall clean asan-ci
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -80,6 +81,7 @@ help:
 	@echo "make            library and tools into build/"
 	@echo "make test       every fast test; ends with 'N passed, N failed' (T=pattern picks some)"
 	@echo "make converge   the main job: inject faults into a real cluster, time it, write build/converge/"
+	@echo "make bench      each figure beside its anchor as a ratio; writes build/bench/bench.json (2 minutes)"
 	@echo "make compare    libraft's own disk and ours through seven disk faults: who loses what, who is told"
 	@echo "make asan-ci    the tests and one fault run under AddressSanitizer and UBSan"
 	@echo "make lint       format, include direction, cppcheck, function length"
@@ -183,6 +185,14 @@ $(B)/tests/unit/test_converge_%: $(B)/obj/tests/unit/test_converge_%.o $(CONV_UN
 	@mkdir -p $(@D)
 	$(call link,$< $(CONV_UNIT_OBJ),-lcmocka -lm)
 
+# The benchmark borrows the harness's machine line, statistics and JSON.
+BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/obj/%.o) \
+    $(patsubst %,$(B)/obj/tests/converge/%.o,machine reply stats text)
+$(B)/obj/tests/bench/%.o: CPPFLAGS += -Iguard -Iwal
+$(B)/bin/rguard-bench: $(BENCH_OBJ) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,$(BENCH_OBJ),-lm)
+
 tests: tools $(TESTS)
 
 # Tests run on the testing variant, where detectors have off-switches. The ordinary tools are built as
@@ -194,6 +204,9 @@ test: all
 converge: all
 	$(B)/bin/rguard-converge --fault oob_write,double_free,kill --role leader --runs 12 \
 	    --election 150 --heartbeat 15 --baseline libraft --out $(BUILD)/converge
+
+bench: $(B)/bin/rguard-bench
+	$(B)/bin/rguard-bench --dir $(BUILD)/bench
 
 compare: all
 	$(B)/bin/rguard-wal-compare
