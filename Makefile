@@ -61,6 +61,7 @@ KV_SRC   := $(wildcard examples/kv/*.c)
 CONV_SRC := $(wildcard tests/converge/*.c)
 BENCH_SRC := $(wildcard tests/bench/*.c)
 COMPARE_SRC := $(wildcard tests/compare/*.c)
+SIM_SRC  := $(wildcard tests/sim/*.c)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 INTEG_SRC := $(wildcard tests/integration/test_*.c)
@@ -118,6 +119,8 @@ $(B)/obj/%.o: %.c $(BUILD)/config.mk | $(STAGED)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
+# The simulator drives the log from behind its seam.
+$(B)/obj/tests/sim/%.o: CPPFLAGS += -Iwal
 # Only the file's own room is on the include path for internal headers; unit tests see every room.
 $(B)/obj/tests/unit/%.o: CPPFLAGS += $(addprefix -I,$(ROOMS)) -Itests/lib -Iexamples/kv
 $(B)/obj/tests/integration/%.o: CPPFLAGS += -Itests/lib
@@ -193,7 +196,11 @@ $(B)/bin/rguard-bench: $(BENCH_OBJ) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$(BENCH_OBJ),-lm)
 
-tests: tools $(TESTS)
+$(B)/bin/rguard-wal-oracle: $(SIM_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,$(SIM_SRC:%.c=$(B)/obj/%.o))
+
+tests: tools $(TESTS) $(B)/bin/rguard-wal-oracle
 
 # Tests run on the testing variant, where detectors have off-switches. The ordinary tools are built as
 # well: the integration tests use both.
