@@ -138,7 +138,11 @@ static int compare(const void *a, const void *b)
 static void scan_directory(struct wal_scan *s)
 {
     struct listing l = {.s = s};
-    int rc = s->disk->ops->list(s->disk, list_one, &l);
+    /* Names that a process which is gone has left may be visible and not durable. */
+    int rc = s->options != NULL && !s->options->read_only ? s->disk->ops->sync_dir(s->disk) : 0;
+    if (rc == 0) {
+        rc = s->disk->ops->list(s->disk, list_one, &l);
+    }
     if (rc != 0) {
         fail(s, rc, "directory");
         return;
@@ -239,6 +243,10 @@ static void choose_meta(struct wal_scan *s)
         rguard__wal_find(s, WAL_C_META, 0, 0, "%s", pair_lost);
     } else {
         s->meta = slot[best];
+        uint32_t twin = (uint32_t)best ^ 1;
+        if (state[twin] == WAL_HEADER_OK && slot[twin].generation != s->meta.generation) {
+            s->meta_bad_copy = true; /* cut short between the two: what we tell now needs both */
+        }
         uint32_t other = (uint32_t)best < 2 ? 2 : 0;
         if (state[other] != WAL_HEADER_OK && state[other + 1] != WAL_HEADER_OK) {
             rguard__wal_find(s, WAL_C_META, 0, other * WAL_BLOCK, "%s", pair_lost);
@@ -264,7 +272,14 @@ static void scan_meta(struct wal_scan *s)
         /* Not a finding yet: creation writes segment 1 before it writes meta. */
         return;
     }
-    int rc = s->disk->ops->open(s->disk, "meta", O_RDONLY, &f);
+    bool settle = !s->options->read_only;
+    int rc = s->disk->ops->open(s->disk, "meta", settle ? O_RDWR : O_RDONLY, &f);
+    if (rc == 0 && settle) {
+        rc = s->disk->ops->sync(s->disk, f);
+        if (rc != 0) {
+            s->disk->ops->close(s->disk, f);
+        }
+    }
     if (rc != 0) {
         fail(s, rc, "meta");
         return;
