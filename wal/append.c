@@ -264,14 +264,16 @@ int rguard_wal_truncate_prefix(rguard_wal *w, uint64_t upto_index)
     if (upto_index <= w->base_index) {
         return 0;
     }
-    if (rguard__wal_index_get(&w->index, upto_index) == NULL) {
-        rc = rguard_wal_flush(w); /* it is queued */
-        if (rc != 0) {
-            return rc;
-        }
-        RGUARD_ASSERT(rguard__wal_index_get(&w->index, upto_index) != NULL);
+    /* It may be queued; and a truncation that is must be durable before what it voids is gone. */
+    rc = rguard_wal_flush(w);
+    if (rc != 0) {
+        return rc;
     }
-    w->base_term = rguard__wal_index_get(&w->index, upto_index)->term;
+    const struct wal_entry *entry = rguard__wal_index_get(&w->index, upto_index);
+    if (entry == NULL) {
+        return -EINVAL; /* a callback has truncated it */
+    }
+    w->base_term = entry->term;
     w->base_index = upto_index;
     rguard__wal_index_drop_upto(&w->index, upto_index);
     return prune(w);
