@@ -9,7 +9,8 @@
  *     RGUARD_TEST_OFF="guard_pages,double_free,d13" program ...
  *
  * Names in use: guard_pages magic canary double_free trap undo (guard); wal_crc acked_lsn (wal);
- * frame_crc envelope gasp d8 d11 d13 (raftlog). */
+ * frame_crc envelope gasp d8 d11 d13 (raftlog). Planted bugs, which the model oracle must find:
+ * no_sync (simulated disk) early_ack drop_corrupt ignore_salt second_vote (wal). */
 #ifdef RGUARD_TESTING
 int rguard__test_off(const char *name);
 #define RGUARD_TEST_OFF(name) rguard__test_off(name)

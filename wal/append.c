@@ -549,6 +549,18 @@ static int unmark_clean(rguard_wal *w)
     return rguard__wal_meta_write(w, &next);
 }
 
+/* A planted bug: the callbacks of a batch before it is written. */
+static void acknowledge_early(rguard_wal *w)
+{
+    struct wal_request *r = w->queue.head;
+    for (size_t i = 0; i < w->batch_requests; i++, r = r->next) {
+        if (r->cb != NULL) {
+            r->cb(r->user, 0);
+            r->cb = NULL;
+        }
+    }
+}
+
 static int start(rguard_wal *w, struct wal_batch_header *h, uint64_t bytes)
 {
     int rc = RGUARD_FP_NEGERR("wal/append", "before a batch is submitted");
@@ -562,6 +574,9 @@ static int start(rguard_wal *w, struct wal_batch_header *h, uint64_t bytes)
         return rc;
     }
     encode(w, h);
+    if (RGUARD_TEST_OFF("early_ack")) {
+        acknowledge_early(w);
+    }
     w->batch = *h;
     const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
     w->in_flight = true;

@@ -4,6 +4,8 @@
  * CLEAN_END or TORN_TAIL, and then only bytes behind the end of the log. */
 #include "wal_internal.h"
 
+#include <raftguard/testing.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -87,6 +89,9 @@ enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **ad
     }
     if (advice != NULL) {
         *advice = row->advice;
+    }
+    if (row->verdict == RGUARD_WAL_CORRUPT && RGUARD_TEST_OFF("drop_corrupt")) {
+        return RGUARD_WAL_TORN_TAIL; /* a planted bug */
     }
     return (enum rguard_wal_verdict)row->verdict;
 }

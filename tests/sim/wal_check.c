@@ -111,8 +111,10 @@ int check_crash(struct sim_disk *disk, const struct model *m, uint64_t random, s
                 char *why, size_t why_len)
 {
     struct opened o;
-    if (m->broken[0] != '\0') {
-        (void)snprintf(why, why_len, "%s", m->broken);
+    if (m->broken[0] != '\0' || model_floor(m) > m->n_batches) {
+        (void)snprintf(
+            why, why_len, "%s",
+            m->broken[0] != '\0' ? m->broken : "an append was acknowledged before it was written");
         return -1;
     }
     if (sim_below(&random, 8) == 0 && check_untouched(disk, random, why, why_len) != 0) {

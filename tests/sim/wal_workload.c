@@ -23,7 +23,8 @@ struct ticket
 static int fail(struct life *l, const char *what, int rc)
 {
     if (l->why[0] == '\0') {
-        (void)snprintf(l->why, sizeof l->why, "%s: %s", what, rguard_strerror(rc));
+        (void)snprintf(l->why, sizeof l->why, "%s%s%s", what, rc != 0 ? ": " : "",
+                       rc != 0 ? rguard_strerror(rc) : "");
     }
     return -1;
 }
