@@ -14,9 +14,10 @@
 #include <string.h>
 
 #define TRIM_BYTES (256u * 1024u * 1024u)
+#define REST_MS    50u /* a segment is made in less */
 
-int bench_log_open(struct bench* b, struct bench_log* log, const char* backend, size_t segment,
-                   struct rguard_disk* disk, uint32_t record_bytes)
+int bench_log_open(struct bench *b, struct bench_log *log, const char *backend, size_t segment,
+                   struct rguard_disk *disk, uint32_t record_bytes)
 {
     struct rguard_wal_options o = {.size = sizeof o, .segment_bytes = segment, .backend = backend};
     struct rguard_wal_report r = {.size = sizeof r};
@@ -37,7 +38,7 @@ int bench_log_open(struct bench* b, struct bench_log* log, const char* backend, 
     return 0;
 }
 
-void bench_log_close(struct bench_log* log)
+void bench_log_close(struct bench_log *log)
 {
     rguard_wal_close(log->wal);
     free(log->data);
@@ -47,11 +48,11 @@ void bench_log_close(struct bench_log* log)
     *log = (struct bench_log){0};
 }
 
-static int append(struct bench_log* log);
+static int append(struct bench_log *log);
 
-static void on_append(void* user, int status)
+static void on_append(void *user, int status)
 {
-    struct bench_log* log = user;
+    struct bench_log *log = user;
     log->pending--;
     if (status != 0 && log->status == 0) {
         log->status = status;
@@ -62,7 +63,7 @@ static void on_append(void* user, int status)
     }
 }
 
-static int append(struct bench_log* log)
+static int append(struct bench_log *log)
 {
     struct rguard_wal_record r = {
         .index = log->next, .term = 1, .type = 1, .len = log->len, .data = log->data};
@@ -74,7 +75,7 @@ static int append(struct bench_log* log)
 }
 
 /* Waits for the log's descriptor or its timeout. */
-static void wait_for(struct bench_log* log, int most_ms)
+static void wait_for(struct bench_log *log, int most_ms)
 {
     int timeout = rguard_wal_timeout_ms(log->wal);
     if (most_ms >= 0 && (timeout < 0 || timeout > most_ms)) {
@@ -84,12 +85,12 @@ static void wait_for(struct bench_log* log, int most_ms)
     (void)poll(&p, 1, timeout);
 }
 
-static int outcome(struct bench_log* log)
+static int outcome(struct bench_log *log)
 {
     return log->status == 0 ? 0 : bench_failed(log->bench, "append", log->status);
 }
 
-int bench_log_unit(struct bench_log* log, unsigned n)
+int bench_log_unit(struct bench_log *log, unsigned n)
 {
     uint64_t at[BENCH_PHASES + 1];
     at[0] = bench_now();
@@ -111,7 +112,7 @@ int bench_log_unit(struct bench_log* log, unsigned n)
     return outcome(log);
 }
 
-int bench_log_stream(struct bench_log* log, unsigned depth, unsigned n)
+int bench_log_stream(struct bench_log *log, unsigned depth, unsigned n)
 {
     log->more = n - depth;
     for (unsigned i = 0; i < depth; i++) {
@@ -125,7 +126,7 @@ int bench_log_stream(struct bench_log* log, unsigned depth, unsigned n)
     return outcome(log);
 }
 
-int bench_log_idle(struct bench_log* log, unsigned ms)
+int bench_log_idle(struct bench_log *log, unsigned ms)
 {
     uint64_t until = bench_now() + ms * 1000000ull, now;
     while ((now = bench_now()) < until) {
@@ -135,7 +136,12 @@ int bench_log_idle(struct bench_log* log, unsigned ms)
     return outcome(log);
 }
 
-int bench_log_trim(struct bench_log* log)
+int bench_log_rest(struct bench_log *log)
+{
+    return bench_log_idle(log, REST_MS);
+}
+
+int bench_log_trim(struct bench_log *log)
 {
     struct rguard_wal_stats s = {.size = sizeof s};
     (void)rguard_wal_stats(log->wal, &s);
@@ -147,19 +153,19 @@ int bench_log_trim(struct bench_log* log)
     return rc == 0 ? 0 : bench_failed(log->bench, "truncate_prefix", rc);
 }
 
-uint64_t bench_log_segments(const struct bench_log* log)
+uint64_t bench_log_segments(const struct bench_log *log)
 {
     struct rguard_wal_stats s = {.size = sizeof s};
     (void)rguard_wal_stats(log->wal, &s);
     return s.segments;
 }
 
-void bench_log_note_phases(struct bench_log* log)
+void bench_log_note_phases(struct bench_log *log)
 {
-    static const char* const names[] = {"append", "build and submit", "wait", "reap"};
+    static const char *const names[] = {"append", "build and submit", "wait", "reap"};
     bench_note(log->bench, "us, p50/mean:");
     for (size_t i = 0; i < BENCH_PHASES; i++) {
-        const struct cv_samples* s = &log->phase[i];
+        const struct cv_samples *s = &log->phase[i];
         double sum = 0;
         for (size_t k = 0; k < s->n; k++) {
             sum += s->v[k];

@@ -79,7 +79,7 @@ static void set_up_signals(void)
     (void)signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error, not a death */
 }
 
-static bool wanted(const struct options* o, const struct bench_row* row)
+static bool wanted(const struct options *o, const struct bench_row *row)
 {
     return o->only == NULL || strstr(row->name, o->only) != NULL ||
            fnmatch(o->only, row->name, 0) == 0;
@@ -87,7 +87,7 @@ static bool wanted(const struct options* o, const struct bench_row* row)
 
 /* ---- one row ---- */
 
-__attribute__((noreturn)) static void run_child(const struct bench_row* row, struct bench* b,
+__attribute__((noreturn)) static void run_child(const struct bench_row *row, struct bench *b,
                                                 pid_t parent)
 {
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -102,7 +102,7 @@ __attribute__((noreturn)) static void run_child(const struct bench_row* row, str
 }
 
 /* The exit status of the row's process, or -1 when it was ended. */
-static int run_process(const struct bench_row* row, struct bench* b)
+static int run_process(const struct bench_row *row, struct bench *b)
 {
     sigset_t block, before;
     sigemptyset(&block);
@@ -136,7 +136,7 @@ static int run_process(const struct bench_row* row, struct bench* b)
     return WEXITSTATUS(status);
 }
 
-static void run_row(const struct options* o, const struct bench_row* row, struct bench_result* r)
+static void run_row(const struct options *o, const struct bench_row *row, struct bench_result *r)
 {
     char dir[4096];
     (void)snprintf(dir, sizeof dir, "%s/tmp-%d", o->dir, (int)getpid());
@@ -160,7 +160,7 @@ static void run_row(const struct options* o, const struct bench_row* row, struct
     }
 }
 
-static int save(const struct options* o, const struct bench_result* results, size_t n)
+static int save(const struct options *o, const struct bench_result *results, size_t n)
 {
     char path[4096];
     struct cv_text text = {0};
@@ -177,9 +177,9 @@ static int save(const struct options* o, const struct bench_result* results, siz
     return rc;
 }
 
-static int run_rows(const struct options* o)
+static int run_rows(const struct options *o)
 {
-    struct bench_result* results = mmap(NULL, MAX_ROWS * sizeof *results, PROT_READ | PROT_WRITE,
+    struct bench_result *results = mmap(NULL, MAX_ROWS * sizeof *results, PROT_READ | PROT_WRITE,
                                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (results == MAP_FAILED) {
         fprintf(stderr, "rguard-bench: shared memory: %s\n", strerror(errno));
@@ -187,7 +187,7 @@ static int run_rows(const struct options* o)
     }
     size_t n = 0;
     int code = 0;
-    for (const struct bench_row* row = bench_rows; row->name != NULL && n < MAX_ROWS; row++) {
+    for (const struct bench_row *row = bench_rows; row->name != NULL && n < MAX_ROWS; row++) {
         if (!wanted(o, row)) {
             continue;
         }
@@ -213,7 +213,7 @@ static int run_rows(const struct options* o)
 
 /* ---- the command line ---- */
 
-__attribute__((noreturn)) static void usage_error(const char* what)
+__attribute__((noreturn)) static void usage_error(const char *what)
 {
     fprintf(stderr, "rguard-bench: %s\n%s", what, usage_text);
     exit(EX_USAGE);
@@ -221,12 +221,12 @@ __attribute__((noreturn)) static void usage_error(const char* what)
 
 static void list_rows(void)
 {
-    for (const struct bench_row* row = bench_rows; row->name != NULL; row++) {
+    for (const struct bench_row *row = bench_rows; row->name != NULL; row++) {
         printf("%-29s %-12s against %s\n", row->name, row->goal, row->anchor);
     }
 }
 
-static void parse(struct options* o, int argc, char** argv)
+static void parse(struct options *o, int argc, char **argv)
 {
     static const struct option longs[] = {
         {"only", required_argument, NULL, 'o'}, {"seconds", required_argument, NULL, 's'},
@@ -234,7 +234,7 @@ static void parse(struct options* o, int argc, char** argv)
         {"list", no_argument, NULL, 'l'},       {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'v'},    {0}};
     int c;
-    char* end;
+    char *end;
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         switch (c) {
             case 'o':
@@ -270,7 +270,7 @@ static void parse(struct options* o, int argc, char** argv)
         usage_error("it takes no arguments");
     }
     bool any = false;
-    for (const struct bench_row* row = bench_rows; row->name != NULL; row++) {
+    for (const struct bench_row *row = bench_rows; row->name != NULL; row++) {
         any = any || wanted(o, row);
     }
     if (!any) {
@@ -278,11 +278,11 @@ static void parse(struct options* o, int argc, char** argv)
     }
 }
 
-static int make_dir(const char* dir)
+static int make_dir(const char *dir)
 {
     char path[4096];
     (void)snprintf(path, sizeof path, "%s", dir);
-    for (char* p = path + 1; *p != '\0'; p++) {
+    for (char *p = path + 1; *p != '\0'; p++) {
         if (*p == '/') {
             *p = '\0';
             (void)mkdir(path, 0755);
@@ -292,7 +292,7 @@ static int make_dir(const char* dir)
     return mkdir(path, 0755) != 0 && errno != EEXIST ? -errno : 0;
 }
 
-int main(int argc, char** argv)
+int main(int argc, char **argv)
 {
     struct options o = {.dir = "build/bench", .seconds = 5};
     struct cv_machine machine = {0};

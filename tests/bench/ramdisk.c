@@ -12,39 +12,39 @@
 
 struct rguard_file
 {
-    struct rguard_file* next;
+    struct rguard_file *next;
     char name[64];
-    uint8_t* data;
+    uint8_t *data;
     size_t size, capacity;
 };
 
 struct ramdisk
 {
     struct rguard_disk base; /* first */
-    struct rguard_file** files;
-    struct rguard_file* own;
+    struct rguard_file **files;
+    struct rguard_file *own;
     bool discard;
     rguard_disk_write_cb cb; /* not NULL: a write waits to be reported */
-    void* user;
+    void *user;
 };
 
-static struct ramdisk* of(struct rguard_disk* d)
+static struct ramdisk *of(struct rguard_disk *d)
 {
-    return (struct ramdisk*)d;
+    return (struct ramdisk *)d;
 }
 
-static struct rguard_file* find(struct ramdisk* d, const char* name)
+static struct rguard_file *find(struct ramdisk *d, const char *name)
 {
-    struct rguard_file* f = *d->files;
+    struct rguard_file *f = *d->files;
     while (f != NULL && strcmp(f->name, name) != 0) {
         f = f->next;
     }
     return f;
 }
 
-static int ram_open(struct rguard_disk* d, const char* name, int flags, struct rguard_file** out)
+static int ram_open(struct rguard_disk *d, const char *name, int flags, struct rguard_file **out)
 {
-    struct rguard_file* f = find(of(d), name);
+    struct rguard_file *f = find(of(d), name);
     if (f == NULL && (flags & O_CREAT) == 0) {
         return -ENOENT;
     }
@@ -65,19 +65,19 @@ static int ram_open(struct rguard_disk* d, const char* name, int flags, struct r
     return 0;
 }
 
-static void ram_close(struct rguard_disk* d, struct rguard_file* f)
+static void ram_close(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     (void)f;
 }
 
-static int64_t ram_size(struct rguard_disk* d, struct rguard_file* f)
+static int64_t ram_size(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     return (int64_t)f->size;
 }
 
-static int64_t ram_read(struct rguard_disk* d, struct rguard_file* f, void* buf, size_t len,
+static int64_t ram_read(struct rguard_disk *d, struct rguard_file *f, void *buf, size_t len,
                         uint64_t offset)
 {
     (void)d;
@@ -91,11 +91,11 @@ static int64_t ram_read(struct rguard_disk* d, struct rguard_file* f, void* buf,
 }
 
 /* Room for @end bytes. */
-static int extend(struct rguard_file* f, uint64_t end)
+static int extend(struct rguard_file *f, uint64_t end)
 {
     if (end > f->capacity) {
         size_t capacity = 2 * f->capacity > end ? 2 * f->capacity : (size_t)end;
-        uint8_t* data = realloc(f->data, capacity);
+        uint8_t *data = realloc(f->data, capacity);
         if (data == NULL) {
             return -ENOMEM;
         }
@@ -107,7 +107,7 @@ static int extend(struct rguard_file* f, uint64_t end)
     return 0;
 }
 
-static int ram_write(struct rguard_disk* d, struct rguard_file* f, const void* buf, size_t len,
+static int ram_write(struct rguard_disk *d, struct rguard_file *f, const void *buf, size_t len,
                      uint64_t offset)
 {
     (void)d;
@@ -118,7 +118,7 @@ static int ram_write(struct rguard_disk* d, struct rguard_file* f, const void* b
     return rc;
 }
 
-static int ram_zero(struct rguard_disk* d, struct rguard_file* f, uint64_t len, uint64_t offset)
+static int ram_zero(struct rguard_disk *d, struct rguard_file *f, uint64_t len, uint64_t offset)
 {
     if (of(d)->discard) {
         return 0;
@@ -130,8 +130,8 @@ static int ram_zero(struct rguard_disk* d, struct rguard_file* f, uint64_t len, 
     return rc;
 }
 
-static int ram_write_start(struct rguard_disk* d, struct rguard_file* f, const void* buf,
-                           size_t len, uint64_t offset, rguard_disk_write_cb cb, void* user)
+static int ram_write_start(struct rguard_disk *d, struct rguard_file *f, const void *buf,
+                           size_t len, uint64_t offset, rguard_disk_write_cb cb, void *user)
 {
     int rc = of(d)->discard ? 0 : ram_write(d, f, buf, len, offset);
     if (rc == 0) {
@@ -141,7 +141,7 @@ static int ram_write_start(struct rguard_disk* d, struct rguard_file* f, const v
     return rc;
 }
 
-static int ram_process(struct rguard_disk* d, int wait)
+static int ram_process(struct rguard_disk *d, int wait)
 {
     (void)wait;
     rguard_disk_write_cb cb = of(d)->cb;
@@ -153,16 +153,16 @@ static int ram_process(struct rguard_disk* d, int wait)
     return 1;
 }
 
-static int ram_sync(struct rguard_disk* d, struct rguard_file* f)
+static int ram_sync(struct rguard_disk *d, struct rguard_file *f)
 {
     (void)d;
     (void)f;
     return 0;
 }
 
-static int ram_rename(struct rguard_disk* d, const char* from, const char* to)
+static int ram_rename(struct rguard_disk *d, const char *from, const char *to)
 {
-    struct rguard_file* f = find(of(d), from);
+    struct rguard_file *f = find(of(d), from);
     if (f == NULL || strlen(to) >= sizeof f->name) {
         return -ENOENT;
     }
@@ -170,10 +170,10 @@ static int ram_rename(struct rguard_disk* d, const char* from, const char* to)
     return 0;
 }
 
-static int ram_unlink(struct rguard_disk* d, const char* name)
+static int ram_unlink(struct rguard_disk *d, const char *name)
 {
-    for (struct rguard_file** at = of(d)->files; *at != NULL; at = &(*at)->next) {
-        struct rguard_file* f = *at;
+    for (struct rguard_file **at = of(d)->files; *at != NULL; at = &(*at)->next) {
+        struct rguard_file *f = *at;
         if (strcmp(f->name, name) == 0) {
             *at = f->next;
             free(f->data);
@@ -184,29 +184,29 @@ static int ram_unlink(struct rguard_disk* d, const char* name)
     return -ENOENT;
 }
 
-static int ram_sync_dir(struct rguard_disk* d)
+static int ram_sync_dir(struct rguard_disk *d)
 {
     (void)d;
     return 0;
 }
 
-static int ram_list(struct rguard_disk* d, int (*fn)(void* user, const char* name), void* user)
+static int ram_list(struct rguard_disk *d, int (*fn)(void *user, const char *name), void *user)
 {
     int rc = 0;
-    for (struct rguard_file* f = *of(d)->files; f != NULL && rc == 0; f = f->next) {
+    for (struct rguard_file *f = *of(d)->files; f != NULL && rc == 0; f = f->next) {
         rc = fn(user, f->name);
     }
     return rc;
 }
 
-static int ram_fd(struct rguard_disk* d)
+static int ram_fd(struct rguard_disk *d)
 {
     (void)d;
     return -1;
 }
 
 /* The log's own end of the disk; the files stay until bench_ramdisk_free(). */
-static void ram_destroy(struct rguard_disk* d)
+static void ram_destroy(struct rguard_disk *d)
 {
     if (of(d)->files != &of(d)->own) {
         free(d);
@@ -232,9 +232,9 @@ static const struct rguard_disk_ops ram_ops = {
     .zero = ram_zero,
 };
 
-struct rguard_disk* bench_ramdisk_create(bool discard)
+struct rguard_disk *bench_ramdisk_create(bool discard)
 {
-    struct ramdisk* d = calloc(1, sizeof *d);
+    struct ramdisk *d = calloc(1, sizeof *d);
     if (d == NULL) {
         return NULL;
     }
@@ -244,16 +244,16 @@ struct rguard_disk* bench_ramdisk_create(bool discard)
     return &d->base;
 }
 
-struct rguard_disk* bench_ramdisk_alias(struct rguard_disk* disk)
+struct rguard_disk *bench_ramdisk_alias(struct rguard_disk *disk)
 {
-    struct rguard_disk* d = bench_ramdisk_create(of(disk)->discard);
+    struct rguard_disk *d = bench_ramdisk_create(of(disk)->discard);
     if (d != NULL) {
         of(d)->files = of(disk)->files;
     }
     return d;
 }
 
-void bench_ramdisk_free(struct rguard_disk* disk)
+void bench_ramdisk_free(struct rguard_disk *disk)
 {
     if (disk == NULL) {
         return;
@@ -264,10 +264,10 @@ void bench_ramdisk_free(struct rguard_disk* disk)
     free(disk);
 }
 
-void bench_ramdisk_each(struct rguard_disk* disk, void (*fn)(void*, const uint8_t*, size_t),
-                        void* user)
+void bench_ramdisk_each(struct rguard_disk *disk, void (*fn)(void *, const uint8_t *, size_t),
+                        void *user)
 {
-    for (struct rguard_file* f = *of(disk)->files; f != NULL; f = f->next) {
+    for (struct rguard_file *f = *of(disk)->files; f != NULL; f = f->next) {
         if (strstr(f->name, ".wal") != NULL) {
             fn(user, f->data, f->size);
         }

@@ -18,7 +18,7 @@
 #define CHUNK     BENCH_SCAN_CHUNK
 
 /* O_DIRECT where the file system has it. */
-static int open_direct(const char* path, int flags)
+static int open_direct(const char *path, int flags)
 {
     int fd = open(path, flags | O_DIRECT | O_CLOEXEC, 0600);
     if (fd < 0 && errno == EINVAL) {
@@ -27,9 +27,9 @@ static int open_direct(const char* path, int flags)
     return fd;
 }
 
-static int fill(const char* path)
+static int fill(const char *path)
 {
-    uint8_t* zeros = aligned_alloc(BLOCK, CHUNK);
+    uint8_t *zeros = aligned_alloc(BLOCK, CHUNK);
     int fd = open_direct(path, O_RDWR | O_CREAT | O_TRUNC);
     int rc = zeros == NULL ? -ENOMEM : fd < 0 ? -errno : 0;
     if (rc == 0) {
@@ -48,7 +48,7 @@ static int fill(const char* path)
     return rc;
 }
 
-int bench_raw_open(struct bench* b, struct bench_raw* raw, size_t len)
+int bench_raw_open(struct bench *b, struct bench_raw *raw, size_t len)
 {
     char path[4096];
     *raw = (struct bench_raw){.fd = -1, .len = len, .bytes = RAW_BYTES / len * len};
@@ -70,14 +70,14 @@ int bench_raw_open(struct bench* b, struct bench_raw* raw, size_t len)
     return 0;
 }
 
-int bench_raw_write(struct bench_raw* raw)
+int bench_raw_write(struct bench_raw *raw)
 {
     ssize_t n = pwrite(raw->fd, raw->buf, raw->len, (off_t)raw->at);
     raw->at = raw->at + 2 * raw->len > raw->bytes ? 0 : raw->at + raw->len;
     return n == (ssize_t)raw->len ? 0 : n < 0 ? -errno : -EIO;
 }
 
-void bench_raw_close(struct bench_raw* raw)
+void bench_raw_close(struct bench_raw *raw)
 {
     if (raw->fd >= 0) {
         close(raw->fd);
@@ -87,7 +87,7 @@ void bench_raw_close(struct bench_raw* raw)
     raw->fd = -1;
 }
 
-static int64_t scan_file(int dirfd, const char* name, void* buf)
+static int64_t scan_file(int dirfd, const char *name, void *buf)
 {
     int fd = openat(dirfd, name, O_RDONLY | O_DIRECT | O_CLOEXEC);
     if (fd < 0 && errno == EINVAL) {
@@ -107,14 +107,14 @@ static int64_t scan_file(int dirfd, const char* name, void* buf)
     return total;
 }
 
-int64_t bench_raw_scan(const char* dir, const char* suffix, void* buf)
+int64_t bench_raw_scan(const char *dir, const char *suffix, void *buf)
 {
-    struct dirent** names = NULL;
+    struct dirent **names = NULL;
     int n = scandir(dir, &names, NULL, alphasort);
     int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int64_t total = n < 0 || dirfd < 0 ? -errno : 0;
     for (int i = 0; i < n; i++) {
-        const char* dot = strrchr(names[i]->d_name, '.');
+        const char *dot = strrchr(names[i]->d_name, '.');
         if (total >= 0 && dot != NULL && strcmp(dot, suffix) == 0) {
             int64_t bytes = scan_file(dirfd, names[i]->d_name, buf);
             total = bytes < 0 ? bytes : total + bytes;
@@ -128,7 +128,7 @@ int64_t bench_raw_scan(const char* dir, const char* suffix, void* buf)
     return total;
 }
 
-static int remove_one(const char* path, const struct stat* st, int type, struct FTW* at)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
 {
     (void)st;
     (void)type;
@@ -136,7 +136,7 @@ static int remove_one(const char* path, const struct stat* st, int type, struct 
     return remove(path);
 }
 
-void bench_remove_tree(const char* dir)
+void bench_remove_tree(const char *dir)
 {
     (void)nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }

@@ -11,9 +11,9 @@
 
 #include <raftguard/crc32c.h>
 
-static const char* const states[] = {"met", "MISSED", "skipped", "FAILED"};
+static const char *const states[] = {"met", "MISSED", "skipped", "FAILED"};
 
-void bench_print_head(const struct cv_machine* m)
+void bench_print_head(const struct cv_machine *m)
 {
     printf("%s, %u cpus, Linux %s, %s, load %.1f; durable write of 4 KiB %.0f us, CRC32C by %s\n",
            m->cpu, m->cpus, m->kernel, m->fs, m->load1, bench_median(&m->fsync_us),
@@ -24,15 +24,15 @@ void bench_print_head(const struct cv_machine* m)
 }
 
 /* Three or four significant digits, never an exponent. */
-static void figure(char* buf, size_t cap, double x)
+static void figure(char *buf, size_t cap, double x)
 {
     int decimals = x < 10 ? 2 : x < 1000 ? 1 : 0;
     (void)snprintf(buf, cap, "%.*f", decimals, x);
 }
 
-void bench_print_row(const struct bench_result* r)
+void bench_print_row(const struct bench_result *r)
 {
-    const struct bench* b = &r->bench;
+    const struct bench *b = &r->bench;
     char value[32] = "-", anchor[32] = "-", ratio[32] = "-", spread[32] = "";
     if (r->state == BENCH_MET || r->state == BENCH_MISSED) {
         figure(value, sizeof value, b->value);
@@ -49,13 +49,13 @@ void bench_print_row(const struct bench_result* r)
     (void)fflush(stdout);
 }
 
-void bench_json(const struct bench_result* results, size_t n, struct cv_text* out)
+void bench_json(const struct bench_result *results, size_t n, struct cv_text *out)
 {
     struct cv_json j = {.out = out};
     cv_json_open(&j, NULL, '[');
     for (size_t i = 0; i < n; i++) {
-        const struct bench_result* r = &results[i];
-        const struct bench* b = &r->bench;
+        const struct bench_result *r = &results[i];
+        const struct bench *b = &r->bench;
         bool measured = r->state == BENCH_MET || r->state == BENCH_MISSED;
         double none = (double)NAN;
         cv_json_open(&j, NULL, '{');

@@ -28,9 +28,9 @@ static double rate(uint64_t from)
     return (double)ROUNDS * BLOCK / (double)(bench_now() - from);
 }
 
-static double public_trial(void* context)
+static double public_trial(void *context)
 {
-    struct crc_bench* c = context;
+    struct crc_bench *c = context;
     uint64_t from = bench_now();
     for (unsigned i = 0; i < ROUNDS; i++) {
         c->sink = rguard_crc32c(c->sink, c->data[i % BLOCKS], BLOCK);
@@ -38,9 +38,9 @@ static double public_trial(void* context)
     return rate(from);
 }
 
-static double own_trial(void* context)
+static double own_trial(void *context)
 {
-    struct crc_bench* c = context;
+    struct crc_bench *c = context;
     uint64_t from = bench_now();
     for (unsigned i = 0; i < ROUNDS; i++) {
         c->sink = c->own(c->sink, c->data[i % BLOCKS], BLOCK);
@@ -48,9 +48,9 @@ static double own_trial(void* context)
     return rate(from);
 }
 
-static double isal_trial(void* context)
+static double isal_trial(void *context)
 {
-    struct crc_bench* c = context;
+    struct crc_bench *c = context;
     uint64_t from = bench_now();
     for (unsigned i = 0; i < ROUNDS; i++) {
         c->sink = crc32_iscsi(c->data[i % BLOCKS], (int)BLOCK, c->sink);
@@ -60,18 +60,18 @@ static double isal_trial(void* context)
 
 static struct crc_bench crc;
 
-int bench_crc32c_4k(struct bench* b)
+int bench_crc32c_4k(struct bench *b)
 {
     memset(crc.data, 0x3c, sizeof crc.data);
     bench_note(b, "back end %s", rguard_crc32c_backend());
     return bench_interleave(b, public_trial, isal_trial, &crc);
 }
 
-int bench_crc32c_4k_builtin(struct bench* b)
+int bench_crc32c_4k_builtin(struct bench *b)
 {
     memset(crc.data, 0x3c, sizeof crc.data);
     for (size_t i = 0; rguard__crc32c_backends[i] != NULL && crc.own == NULL; i++) {
-        const struct crc32c_backend* own = rguard__crc32c_backends[i];
+        const struct crc32c_backend *own = rguard__crc32c_backends[i];
         if (strcmp(own->name, "isal") != 0 && own->prepare()) {
             crc.own = own->run;
             bench_note(b, "back end %s", own->name);
@@ -81,18 +81,18 @@ int bench_crc32c_4k_builtin(struct bench* b)
 }
 
 #else
-static int no_libisal(struct bench* b)
+static int no_libisal(struct bench *b)
 {
     bench_note(b, "built without libisal");
     return BENCH_SKIPPED;
 }
 
-int bench_crc32c_4k(struct bench* b)
+int bench_crc32c_4k(struct bench *b)
 {
     return no_libisal(b);
 }
 
-int bench_crc32c_4k_builtin(struct bench* b)
+int bench_crc32c_4k_builtin(struct bench *b)
 {
     return no_libisal(b);
 }

@@ -32,9 +32,9 @@ static double ns_each(uint64_t from)
     return (double)(bench_now() - from) / (BATCHES * GROUP);
 }
 
-static double log_cpu(void* context)
+static double log_cpu(void *context)
 {
-    struct cpu_bench* c = context;
+    struct cpu_bench *c = context;
     uint64_t from = bench_now();
     for (unsigned i = 0; i < BATCHES; i++) {
         if (bench_log_stream(&c->log, GROUP, GROUP) != 0) {
@@ -45,13 +45,13 @@ static double log_cpu(void* context)
     return bench_log_trim(&c->log) == 0 ? ns : (double)NAN;
 }
 
-static double bare_cpu(void* context)
+static double bare_cpu(void *context)
 {
-    struct cpu_bench* c = context;
+    struct cpu_bench *c = context;
     uint64_t from = bench_now();
     for (unsigned i = 0; i < BATCHES; i++) {
         for (unsigned r = 0; r < GROUP; r++) {
-            uint8_t* to = c->copy + r * BYTES;
+            uint8_t *to = c->copy + r * BYTES;
             memcpy(to, c->log.data, BYTES);
             c->sink = rguard_crc32c(c->sink, to, BYTES);
         }
@@ -59,10 +59,10 @@ static double bare_cpu(void* context)
     return ns_each(from);
 }
 
-int bench_cpu_per_record(struct bench* b)
+int bench_cpu_per_record(struct bench *b)
 {
     static struct cpu_bench c;
-    struct rguard_disk* disk = bench_ramdisk_create(true);
+    struct rguard_disk *disk = bench_ramdisk_create(true);
     if (disk == NULL) {
         return bench_failed(b, "memory disk", -ENOMEM);
     }
@@ -79,8 +79,8 @@ int bench_cpu_per_record(struct bench* b)
 
 struct scan_bench
 {
-    struct bench* b;
-    struct rguard_disk* disk;
+    struct bench *b;
+    struct rguard_disk *disk;
     uint64_t bytes, last_index;
     uint32_t sink;
 };
@@ -91,13 +91,13 @@ static double gb_per_second(uint64_t bytes, uint64_t from)
 }
 
 /* A log that was closed cleanly is opened and closed without a single write. */
-static double open_and_close(void* context)
+static double open_and_close(void *context)
 {
-    struct scan_bench* s = context;
+    struct scan_bench *s = context;
     struct rguard_wal_options o = {.size = sizeof o};
     struct rguard_wal_report r = {.size = sizeof r};
-    struct rguard_disk* disk = bench_ramdisk_alias(s->disk);
-    rguard_wal* w;
+    struct rguard_disk *disk = bench_ramdisk_alias(s->disk);
+    rguard_wal *w;
     if (disk == NULL) {
         return (double)NAN;
     }
@@ -115,31 +115,31 @@ static double open_and_close(void* context)
     return rate;
 }
 
-static void sum(void* user, const uint8_t* data, size_t len)
+static void sum(void *user, const uint8_t *data, size_t len)
 {
-    struct scan_bench* s = user;
+    struct scan_bench *s = user;
     s->sink = rguard_crc32c(s->sink, data, len);
 }
 
-static double bare_crc(void* context)
+static double bare_crc(void *context)
 {
-    struct scan_bench* s = context;
+    struct scan_bench *s = context;
     uint64_t from = bench_now();
     bench_ramdisk_each(s->disk, sum, s);
     return gb_per_second(s->bytes, from);
 }
 
-static void add_size(void* user, const uint8_t* data, size_t len)
+static void add_size(void *user, const uint8_t *data, size_t len)
 {
     (void)data;
-    *(uint64_t*)user += len;
+    *(uint64_t *)user += len;
 }
 
-int bench_scan_hot(struct bench* b)
+int bench_scan_hot(struct bench *b)
 {
     struct bench_log log;
     struct scan_bench s = {.b = b, .disk = bench_ramdisk_create(false)};
-    struct rguard_disk* disk = s.disk != NULL ? bench_ramdisk_alias(s.disk) : NULL;
+    struct rguard_disk *disk = s.disk != NULL ? bench_ramdisk_alias(s.disk) : NULL;
     int rc = disk != NULL ? 0 : bench_failed(b, "memory disk", -ENOMEM);
     if (rc == 0) {
         rc = bench_log_open(b, &log, NULL, 0, disk, BYTES);

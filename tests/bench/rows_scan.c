@@ -15,15 +15,15 @@
 
 struct cold_bench
 {
-    struct bench* b;
-    void* buf;
+    struct bench *b;
+    void *buf;
     int64_t bytes;
     uint64_t last_index;
 };
 
-static double raw_trial(void* context)
+static double raw_trial(void *context)
 {
-    struct cold_bench* c = context;
+    struct cold_bench *c = context;
     uint64_t from = bench_now();
     c->bytes = bench_raw_scan(c->b->dir, ".wal", c->buf);
     double rate = (double)c->bytes / (double)(bench_now() - from);
@@ -34,12 +34,12 @@ static double raw_trial(void* context)
     return rate;
 }
 
-static double open_trial(void* context)
+static double open_trial(void *context)
 {
-    struct cold_bench* c = context;
+    struct cold_bench *c = context;
     struct rguard_wal_options o = {.size = sizeof o};
     struct rguard_wal_report r = {.size = sizeof r};
-    rguard_wal* w;
+    rguard_wal *w;
     uint64_t from = bench_now();
     int rc = rguard_wal_open(c->b->dir, &o, &w, &r);
     double rate = (double)c->bytes / (double)(bench_now() - from);
@@ -54,7 +54,7 @@ static double open_trial(void* context)
     return rate;
 }
 
-int bench_scan_cold(struct bench* b)
+int bench_scan_cold(struct bench *b)
 {
     struct bench_log log;
     struct cold_bench c = {.b = b, .buf = aligned_alloc(4096, BENCH_SCAN_CHUNK)};

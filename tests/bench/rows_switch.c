@@ -28,13 +28,13 @@
 
 struct switch_bench
 {
-    struct bench* b;
+    struct bench *b;
     struct cv_samples steady, at_switch, others; /* us */
 };
 
 /* A log in a directory of its own below the row's, and back. */
-static int open_log(struct switch_bench* s, struct bench* own, char* dir, size_t cap,
-                    const char* name, size_t segment, struct bench_log* log)
+static int open_log(struct switch_bench *s, struct bench *own, char *dir, size_t cap,
+                    const char *name, size_t segment, struct bench_log *log)
 {
     (void)snprintf(dir, cap, "%s/%s", s->b->dir, name);
     if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
@@ -49,14 +49,14 @@ static int open_log(struct switch_bench* s, struct bench* own, char* dir, size_t
     return rc;
 }
 
-static double unit_us(struct bench_log* log, int* rc)
+static double unit_us(struct bench_log *log, int *rc)
 {
     uint64_t from = bench_now();
     *rc = bench_log_unit(log, GROUP);
     return (double)(bench_now() - from) / 1e3;
 }
 
-static int steady_round(struct switch_bench* s, unsigned round)
+static int steady_round(struct switch_bench *s, unsigned round)
 {
     struct bench own;
     struct bench_log log;
@@ -75,7 +75,7 @@ static int steady_round(struct switch_bench* s, unsigned round)
     return rc;
 }
 
-static int switch_round(struct switch_bench* s, struct bench_log* log)
+static int switch_round(struct switch_bench *s, struct bench_log *log)
 {
     int rc = bench_log_idle(log, REST_MS);
     uint64_t last = bench_log_segments(log), until = last + ROUND_SWITCHES;
@@ -88,9 +88,9 @@ static int switch_round(struct switch_bench* s, struct bench_log* log)
     return rc == 0 ? bench_log_trim(log) : rc;
 }
 
-static void conclude(struct switch_bench* s)
+static void conclude(struct switch_bench *s)
 {
-    struct bench* b = s->b;
+    struct bench *b = s->b;
     b->value = bench_quantile(&s->at_switch, 0.999);
     b->anchor_value = bench_quantile(&s->steady, 0.99);
     b->low = b->high = (double)NAN; /* one figure of the whole run */
@@ -107,7 +107,7 @@ static void conclude(struct switch_bench* s)
 }
 
 /* Takes as long as 2000 switches take, but no more than five times b->seconds. */
-int bench_segment_switch(struct bench* b)
+int bench_segment_switch(struct bench *b)
 {
     struct switch_bench s = {.b = b};
     struct bench own;

@@ -16,20 +16,19 @@
 #include <sys/stat.h>
 
 #define DEPTH   64u
-#define RECORDS 4096u
-#define SLICES  4u /* of RECORDS each: together more than a segment of either */
+#define RECORDS 32768u /* two segments of either */
 #define BYTES   512u
 
 struct uv_request
 {
     struct raft_io_append req;
     struct raft_entry entry;
-    struct uv_bench* owner;
+    struct uv_bench *owner;
 };
 
 struct uv_bench
 {
-    struct bench* b;
+    struct bench *b;
     struct bench_log log;
     struct uv_loop_s loop;
     struct raft_uv_transport transport;
@@ -39,12 +38,12 @@ struct uv_bench
     int status;
 };
 
-static void uv_append(struct uv_bench* u, struct uv_request* r);
+static void uv_append(struct uv_bench *u, struct uv_request *r);
 
-static void on_uv_append(struct raft_io_append* req, int status)
+static void on_uv_append(struct raft_io_append *req, int status)
 {
-    struct uv_request* r = req->data;
-    struct uv_bench* u = r->owner;
+    struct uv_request *r = req->data;
+    struct uv_bench *u = r->owner;
     u->pending--;
     u->status = u->status == 0 ? status : u->status;
     if (u->more > 0 && u->status == 0) {
@@ -53,7 +52,7 @@ static void on_uv_append(struct raft_io_append* req, int status)
     }
 }
 
-static void uv_append(struct uv_bench* u, struct uv_request* r)
+static void uv_append(struct uv_bench *u, struct uv_request *r)
 {
     r->req.data = r;
     int rc = u->io.append(&u->io, &r->req, &r->entry, 1, on_uv_append);
@@ -61,9 +60,9 @@ static void uv_append(struct uv_bench* u, struct uv_request* r)
     u->status = u->status == 0 ? rc : u->status;
 }
 
-static double uv_trial(void* context)
+static double uv_trial(void *context)
 {
-    struct uv_bench* u = context;
+    struct uv_bench *u = context;
     uint64_t from = bench_now();
     u->more = RECORDS - DEPTH;
     for (unsigned i = 0; i < DEPTH; i++) {
@@ -79,23 +78,24 @@ static double uv_trial(void* context)
     return (double)(bench_now() - from);
 }
 
-static double log_trial(void* context)
+static double log_trial(void *context)
 {
-    struct uv_bench* u = context;
+    struct uv_bench *u = context;
     uint64_t from = bench_now();
     int rc = bench_log_stream(&u->log, DEPTH, RECORDS);
     double ns = (double)(bench_now() - from);
-    return rc == 0 && bench_log_trim(&u->log) == 0 ? ns : (double)NAN;
+    return rc == 0 && bench_log_trim(&u->log) == 0 && bench_log_rest(&u->log) == 0 ? ns
+                                                                                   : (double)NAN;
 }
 
-static int uv_start(struct uv_bench* u)
+static int uv_start(struct uv_bench *u)
 {
     char dir[4096];
     raft_term term;
     raft_id vote;
-    struct raft_snapshot* snapshot;
+    struct raft_snapshot *snapshot;
     raft_index first;
-    struct raft_entry* entries;
+    struct raft_entry *entries;
     size_t n;
     (void)snprintf(dir, sizeof dir, "%s/uv", u->b->dir);
     if (mkdir(dir, 0700) != 0) {
@@ -127,7 +127,7 @@ static int uv_start(struct uv_bench* u)
     return 0;
 }
 
-int bench_append_vs_raft_uv(struct bench* b)
+int bench_append_vs_raft_uv(struct bench *b)
 {
     static struct uv_bench u;
     u.b = b;
@@ -136,7 +136,7 @@ int bench_append_vs_raft_uv(struct bench* b)
         rc = uv_start(&u);
     }
     if (rc == 0) {
-        rc = bench_interleave_rate(b, log_trial, uv_trial, &u, SLICES, SLICES * RECORDS);
+        rc = bench_interleave_rate(b, log_trial, uv_trial, &u, RECORDS);
     }
     if (u.log.wal != NULL) {
         bench_log_close(&u.log);

@@ -25,7 +25,7 @@ uint64_t bench_now(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-void bench_note(struct bench* b, const char* format, ...)
+void bench_note(struct bench *b, const char *format, ...)
 {
     size_t used = strlen(b->note);
     va_list args;
@@ -34,33 +34,33 @@ void bench_note(struct bench* b, const char* format, ...)
     va_end(args);
 }
 
-int bench_failed(struct bench* b, const char* what, int err)
+int bench_failed(struct bench *b, const char *what, int err)
 {
     bench_note(b, "%s%s: %s", b->note[0] != '\0' ? "; " : "", what, rguard_strerror(err));
     return err;
 }
 
-double bench_quantile(const struct cv_samples* s, double q)
+double bench_quantile(const struct cv_samples *s, double q)
 {
-    double* v = cv_sorted(s);
+    double *v = cv_sorted(s);
     double x = cv_quantile(v, s->n, q);
     free(v);
     return x;
 }
 
-double bench_median(const struct cv_samples* s)
+double bench_median(const struct cv_samples *s)
 {
     return bench_quantile(s, 0.5);
 }
 
-static double part_median(const struct cv_samples* s, size_t part, size_t parts)
+static double part_median(const struct cv_samples *s, size_t part, size_t parts)
 {
     size_t from = s->n * part / parts, to = s->n * (part + 1) / parts;
     struct cv_samples some = {.v = s->v + from, .n = to - from};
     return bench_median(&some);
 }
 
-void bench_conclude(struct bench* b, const struct cv_samples* ours, const struct cv_samples* anchor)
+void bench_conclude(struct bench *b, const struct cv_samples *ours, const struct cv_samples *anchor)
 {
     struct cv_samples ratios = {0};
     b->trials = ours->n < anchor->n ? ours->n : anchor->n;
@@ -80,31 +80,25 @@ void bench_conclude(struct bench* b, const struct cv_samples* ours, const struct
 struct turns
 {
     bench_trial run[2]; /* ours, anchor */
-    void* context;
-    unsigned slices; /* 0: a trial's figure is what run() returns */
-    double units;
+    void *context;
+    double units; /* per trial; 0: run() returns the figure itself */
 };
 
 /* One trial of each, the @n-th. */
-static bool take_turns(const struct turns* t, unsigned n, double out[2])
+static bool take_turns(const struct turns *t, unsigned n, double out[2])
 {
-    double sum[2] = {0, 0};
-    bool good = true;
-    for (unsigned s = 0; good && s < (t->slices > 0 ? t->slices : 1); s++) {
-        for (unsigned k = 0; good && k < 2; k++) {
-            unsigned which = (k + s + n) % 2;
-            double x = t->run[which](t->context);
-            good = isfinite(x);
-            sum[which] += x;
-        }
-    }
     for (unsigned k = 0; k < 2; k++) {
-        out[k] = t->slices > 0 ? t->units * 1e9 / sum[k] : sum[k];
+        unsigned which = (k + n) % 2;
+        double x = t->run[which](t->context);
+        if (!isfinite(x)) {
+            return false;
+        }
+        out[which] = t->units > 0 ? t->units * 1e9 / x : x;
     }
-    return good;
+    return true;
 }
 
-static int interleave(struct bench* b, const struct turns* t)
+static int interleave(struct bench *b, const struct turns *t)
 {
     struct cv_samples samples[2] = {{0}, {0}};
     double x[2];
@@ -113,8 +107,10 @@ static int interleave(struct bench* b, const struct turns* t)
     uint64_t until = bench_now() + (uint64_t)(b->seconds * 1e9);
     for (unsigned n = 1; good && (bench_now() < until || n <= LEAST_TRIALS); n++) {
         good = take_turns(t, n, x);
-        cv_samples_add(&samples[0], x[0]);
-        cv_samples_add(&samples[1], x[1]);
+        if (good) {
+            cv_samples_add(&samples[0], x[0]);
+            cv_samples_add(&samples[1], x[1]);
+        }
     }
     if (good) {
         bench_conclude(b, &samples[0], &samples[1]);
@@ -124,20 +120,20 @@ static int interleave(struct bench* b, const struct turns* t)
     return good ? 0 : -ECANCELED;
 }
 
-int bench_interleave(struct bench* b, bench_trial ours, bench_trial anchor, void* context)
+int bench_interleave(struct bench *b, bench_trial ours, bench_trial anchor, void *context)
 {
-    struct turns t = {{ours, anchor}, context, 0, 0};
+    struct turns t = {{ours, anchor}, context, 0};
     return interleave(b, &t);
 }
 
-int bench_interleave_rate(struct bench* b, bench_trial ours, bench_trial anchor, void* context,
-                          unsigned slices, double units)
+int bench_interleave_rate(struct bench *b, bench_trial ours, bench_trial anchor, void *context,
+                          double units)
 {
-    struct turns t = {{ours, anchor}, context, slices, units};
+    struct turns t = {{ours, anchor}, context, units};
     return interleave(b, &t);
 }
 
-bool bench_goal_met(const char* goal, double ratio)
+bool bench_goal_met(const char *goal, double ratio)
 {
     double limit;
     if (sscanf(goal, "ratio<=%lf", &limit) == 1) {
