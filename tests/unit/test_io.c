@@ -450,6 +450,37 @@ static void test_damage_before_the_append(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+struct apart
+{
+    struct node *n;
+    int shift;
+};
+
+static void append_apart(void *user)
+{
+    struct apart *a = user;
+    struct node *n = a->n;
+    struct raft_io_append req = {.data = n};
+    uint8_t bytes[BYTES];
+    fill(bytes);
+    struct raft_entry entry = {.term = TERM, .type = RAFT_COMMAND, .buf = {bytes, BYTES}};
+    n->s.raft.log.offset = rguard_wal_last_index(n->s.rep.wal) + 1 + (uint64_t)a->shift;
+    _exit(n->s.rep.io.append(&n->s.rep.io, &req, &entry, 1, on_appended) == 0 ? 0 : 1);
+}
+
+/* An entry goes to the index that libraft gave it, or nowhere: shifted by one it would still match
+ * after a restart. */
+static void test_logs_that_have_come_apart(void **state)
+{
+    struct apart a = {*state, 0};
+    char text[1024];
+    assert_int_equal(forked(append_apart, &a, text, sizeof text), 0);
+    for (a.shift = -1; a.shift <= 1; a.shift += 2) {
+        assert_true(died_of(forked(append_apart, &a, text, sizeof text), SIGABRT));
+        assert_non_null(strstr(text, "have come apart"));
+    }
+}
+
 /* ---- messages in ----------------------------------------------------------------------------- */
 
 /* An AppendEntries with one command, as node 2 would send it; @flip damages the command. */
@@ -570,6 +601,38 @@ static void test_bootstrap_once(void **state)
     assert_int_equal(io->set_vote(io, 2), RAFT_INVALID);
 }
 
+static int bootstrap_after(struct node *n, uint64_t term, uint64_t vote)
+{
+    assert_int_equal(rguard_wal_meta_set(n->s.rep.wal, term, vote), 0);
+    return n->s.rep.io.bootstrap(&n->s.rep.io, &n->s.raft.configuration);
+}
+
+/* Killed between term 1 and the first entry: no vote, no entry, nobody was told anything. */
+static void test_bootstrap_cut_short(void **state)
+{
+    struct node *n = *state;
+    assert_int_equal(bootstrap_after(n, 1, 0), 0);
+    struct loaded l = load(n);
+    assert_int_equal(l.term, 1);
+    assert_int_equal(l.n, 1);
+    assert_int_equal(l.type, RAFT_CHANGE);
+}
+
+/* An empty log is one thing, what this node has promised another. */
+static void test_bootstrap_of_a_node_that_voted(void **state)
+{
+    struct node *n = *state;
+    assert_int_equal(bootstrap_after(n, 1, 2), RAFT_CANTBOOTSTRAP);
+    assert_int_equal(rguard_wal_last_index(n->s.rep.wal), 0);
+}
+
+static void test_bootstrap_of_a_later_term(void **state)
+{
+    struct node *n = *state;
+    assert_int_equal(bootstrap_after(n, 2, 0), RAFT_CANTBOOTSTRAP);
+    assert_int_equal(rguard_wal_last_index(n->s.rep.wal), 0);
+}
+
 /* Damaged before it was written, so that the log's own checksum is right. */
 static void test_damaged_command_in_the_log(void **state)
 {
@@ -604,10 +667,14 @@ int main(void)
         IO_TEST(test_failed_write_is_the_last_word),
         IO_TEST(test_muted_appends_nothing),
         IO_TEST(test_damage_before_the_append),
+        IO_TEST(test_logs_that_have_come_apart),
         IO_TEST(test_delivery),
         IO_TEST(test_damage_on_arrival),
         IO_TEST(test_what_is_not_delivered),
         IO_TEST(test_bootstrap_once),
+        IO_TEST(test_bootstrap_cut_short),
+        IO_TEST(test_bootstrap_of_a_node_that_voted),
+        IO_TEST(test_bootstrap_of_a_later_term),
         IO_TEST(test_damaged_command_in_the_log),
     };
     return cmocka_run_group_tests_name("io", tests, NULL, NULL);
