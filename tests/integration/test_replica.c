@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include <raftguard/failpoint.h>
+#include <raftguard/wal.h>
 
 #include "cluster.h"
 
@@ -265,6 +266,153 @@ static void test_failed_metadata_ends_the_process(void **state)
     failed_write("wal/meta");
 }
 
+/* ---- an engine that cannot ------------------------------------------------------------------- */
+
+static void on_refused(void *user, int status, void *result, uint64_t index)
+{
+    (void)user;
+    (void)status;
+    (void)result;
+    (void)index;
+}
+
+static bool is_poisoned(struct cluster *c, unsigned i)
+{
+    return cluster_info(c, i).ladder == RGUARD_LADDER_POISONED;
+}
+
+static bool majority_is_poisoned(struct cluster *c)
+{
+    return is_poisoned(c, 0) + is_poisoned(c, 1) + is_poisoned(c, 2) >= 2;
+}
+
+/* Nobody leads, nobody campaigns, nothing is served, and the entry is still in the log. */
+static void assert_silence(struct cluster *c)
+{
+    struct rguard_replica_info before[3];
+    for (unsigned i = 0; i < 3; i++) {
+        before[i] = cluster_info(c, i);
+    }
+    cluster_run(c, 1000);
+    assert_int_equal(cluster_leader(c), -1);
+    for (unsigned i = 0; i < 3; i++) {
+        struct rguard_replica_info after = cluster_info(c, i);
+        assert_int_equal(after.term, before[i].term);
+        assert_int_equal(after.last_index, before[i].last_index);
+        if (is_poisoned(c, i)) {
+            assert_int_equal(after.role, RGUARD_ROLE_CONTAINED);
+            assert_true(after.last_index > after.applied_index);
+            assert_int_equal(cluster_propose(c, i, 1, 1, on_refused, NULL), 0);
+        }
+    }
+}
+
+/* One life of the process: until the first refusal of some replica's engine ends it, or two of the
+ * three have refused twice. */
+static void refusing_child(struct cluster *c, bool propose)
+{
+    if (getenv("RGUARD_TEST_VERBOSE") == NULL) {
+        close(STDERR_FILENO);
+    }
+    signal(SIGABRT, SIG_DFL);
+    uv_loop_init(&c->loop); /* the parent's is the parent's */
+    up_all(c);
+    if (propose) {
+        assert_true(cluster_until(c, cluster_has_leader, 5000));
+        cluster_write(c, 5, 1);
+        rguard_propose(c->nodes[cluster_leader(c)].rep, "bad", 3, on_refused, NULL);
+    }
+    assert_true(cluster_until(c, majority_is_poisoned, 8000));
+    assert_silence(c);
+    down_all(c);
+    _exit(0);
+}
+
+/* Every replica's engine refuses the same entry: each ends its process once, and no more. Then there
+ * is silence, with the log intact, and the replicas can be closed. */
+static void test_shared_engine_bug_ends_in_silence(void **state)
+{
+    struct cluster c;
+    int status = 0, deaths = 0;
+    (void)state;
+    cluster_init(&c, 3);
+    for (;; deaths++) {
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            refusing_child(&c, deaths == 0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT || deaths == 3) {
+            break;
+        }
+    }
+    assert_int_equal(status, 0);
+    assert_in_range(deaths, 1, 3);
+    cluster_destroy(&c);
+}
+
+/* ---- what a crash leaves, what a callback does ----------------------------------------------- */
+
+/* Killed after term 1 was written and before the first entry was. */
+static void test_bootstrap_cut_short(void **state)
+{
+    struct cluster c;
+    struct rguard_wal_options options = {.size = sizeof options, .node_id = 1};
+    struct rguard_wal_report report = {.size = sizeof report};
+    rguard_wal *wal;
+    (void)state;
+    cluster_init(&c, 1);
+    assert_int_equal(rguard_wal_open(c.nodes[0].dir, &options, &wal, &report), 0);
+    assert_int_equal(rguard_wal_meta_set(wal, 1, 0), 0);
+    assert_int_equal(rguard_wal_close(wal), 0);
+    cluster_up(&c, 0);
+    assert_true(cluster_until(&c, cluster_has_leader, 3000));
+    assert_int_equal(cluster_write(&c, 5, 1), 5);
+    cluster_destroy(&c);
+}
+
+struct again
+{
+    rguard_replica *rep;
+    unsigned answered, tried;
+    int refusal;
+};
+
+/* A client library that repeats at once what was lost. */
+static void on_lost(void *user, int status, void *result, uint64_t index)
+{
+    struct again *a = user;
+    (void)result;
+    (void)index;
+    a->answered++;
+    if (status != 0 && a->tried < 4) {
+        uint64_t value = 9;
+        a->tried++;
+        a->refusal = rguard_propose(a->rep, &value, sizeof value, on_lost, a);
+    }
+}
+
+/* The quorum is gone and the leader steps down: libraft fails its requests while it still calls
+ * itself the leader, but has freed what a leader needs. */
+static void test_proposal_from_a_callback(void **state)
+{
+    struct cluster c;
+    (void)state;
+    start_all(&c, 3);
+    unsigned l = (unsigned)cluster_leader(&c);
+    struct again a = {.rep = c.nodes[l].rep};
+    cluster_write(&c, 10, 1);
+    cluster_down(&c, (l + 1) % 3);
+    cluster_down(&c, (l + 2) % 3);
+    assert_int_equal(cluster_propose(&c, l, 5, 1, on_lost, &a), 5);
+    cluster_run(&c, 1000);
+    assert_int_equal(a.answered, 5);
+    assert_int_equal(a.tried, 4);
+    assert_int_equal(a.refusal, RGUARD_ENOTLEADER);
+    cluster_destroy(&c);
+}
+
 static void test_sigpipe_is_ignored(void **state)
 {
     struct cluster c;
@@ -324,6 +472,9 @@ int main(void)
         cmocka_unit_test(test_failed_append_ends_the_process),
         cmocka_unit_test(test_failed_write_ends_the_process),
         cmocka_unit_test(test_failed_metadata_ends_the_process),
+        cmocka_unit_test(test_shared_engine_bug_ends_in_silence),
+        cmocka_unit_test(test_bootstrap_cut_short),
+        cmocka_unit_test(test_proposal_from_a_callback),
         cmocka_unit_test(test_sigpipe_is_ignored),
         cmocka_unit_test(test_bad_options),
     };

@@ -29,7 +29,7 @@ static int engine_apply(void *user, uint64_t index, const void *cmd, size_t len,
     uint64_t value;
     void *extra;
     (void)index;
-    if (len != sizeof value) {
+    if (len < sizeof value) {
         return -EINVAL;
     }
     memcpy(&value, cmd, sizeof value);
@@ -328,17 +328,29 @@ static bool batch_done(struct cluster *c)
     return batch_now->answered == batch_now->expected;
 }
 
+unsigned cluster_propose(struct cluster *c, unsigned i, unsigned n, uint64_t value,
+                         rguard_propose_cb cb, void *user)
+{
+    size_t len = c->command_bytes > sizeof value ? c->command_bytes : sizeof value;
+    uint8_t *cmd = calloc(1, len);
+    unsigned accepted = 0;
+    assert_non_null(cmd);
+    memcpy(cmd, &value, sizeof value);
+    for (unsigned k = 0; k < n; k++) {
+        accepted += rguard_propose(c->nodes[i].rep, cmd, len, cb, user) == 0;
+    }
+    free(cmd);
+    return accepted;
+}
+
 unsigned cluster_write(struct cluster *c, unsigned n, uint64_t value)
 {
     struct batch b = {0};
     int leader = cluster_leader(c);
-    unsigned accepted = 0;
     if (leader < 0) {
         return 0;
     }
-    for (unsigned k = 0; k < n; k++) {
-        accepted += rguard_propose(c->nodes[leader].rep, &value, sizeof value, on_applied, &b) == 0;
-    }
+    unsigned accepted = cluster_propose(c, (unsigned)leader, n, value, on_applied, &b);
     b.expected = accepted;
     batch_now = &b;
     assert_true(cluster_until(c, batch_done, 5000));

@@ -7,8 +7,8 @@
 
 /* Up to five real replicas in one process and one loop: real libraft, log, sockets, arenas and
  * trap, on loopback and in a temporary directory. The engine is a counter whose state lives in a
- * packed slot and whose scratch lives in a guarded one; failpoint test/apply mutates the scratch.
- */
+ * packed slot and whose scratch lives in a guarded one; failpoint test/apply mutates the scratch. It
+ * refuses a command of less than 8 bytes. */
 
 #define CLUSTER_MAX 5
 
@@ -35,6 +35,7 @@ struct cluster
 {
     uv_loop_t loop;
     unsigned n, election_ms, heartbeat_ms, snapshot_threshold, snapshot_trailing;
+    size_t command_bytes; /* of each increment: the value, and ballast up to this */
     char dir[96];
     struct rguard_peer peers[CLUSTER_MAX];
     struct test_node nodes[CLUSTER_MAX];
@@ -56,6 +57,10 @@ void cluster_run(struct cluster *c, unsigned ms);
 
 int cluster_leader(struct cluster *c); /* -1: none */
 struct rguard_replica_info cluster_info(struct cluster *c, unsigned i);
+
+/* Proposes @n increments of @value at node @i and returns how many it took. */
+unsigned cluster_propose(struct cluster *c, unsigned i, unsigned n, uint64_t value,
+                         rguard_propose_cb cb, void *user);
 
 /* Proposes @n increments of @value at the present leader and waits until all are answered. Returns
  * how many were acknowledged. */
