@@ -448,7 +448,7 @@ void rguard__wal_cancel(rguard_wal *w)
  * that is larger than usual. */
 static uint64_t body_limit(const rguard_wal *w)
 {
-    uint64_t usable = w->options.segment_bytes - WAL_FIRST_BATCH;
+    uint64_t usable = w->options.segment_bytes - WAL_OVERHEAD;
     uint64_t overhead = WAL_BLOCK + usable / 64; /* header, sector array, rounding */
     uint64_t limit = usable > overhead ? usable - overhead : 0;
     return limit < BATCH_BODY ? limit : BATCH_BODY;
@@ -499,7 +499,9 @@ static void encode(rguard_wal *w, struct wal_batch_header *h)
     const struct wal_segment *g = &w->segments.v[w->segments.n - 1];
     struct wal_place place = {w->meta.uuid, g->sequence, g->salt, w->end, 0};
     struct wal_encoder e;
+    h->meta_generation = w->meta.generation;
     rguard__wal_encode_start(&e, w->buf, h);
+    rguard__wal_encode_follow(&e, &w->last);
     const struct wal_request *r = w->queue.head;
     size_t i = r->taken;
     while (e.n < h->n_records) {
@@ -520,13 +522,6 @@ static struct wal_batch_header next_header(rguard_wal *w)
     struct wal_batch_header h = {
         .type = r->type,
         .acked_lsn = w->acked_lsn,
-        .prev_lsn = w->last.lsn,
-        .prev_header_crc = w->last.header_crc,
-        .prev_length = w->last.length,
-        .prev_first_index = w->last.first_index,
-        .prev_last_index = w->last.last_index,
-        .prev_first_term = w->last.first_term,
-        .prev_last_term = w->last.last_term,
     };
     if (r->type == WAL_DATA) {
         measure(w, &h);

@@ -7,7 +7,7 @@
  *
  *     NONE -> FILE -> ZEROS (a piece at a time) -> SYNC -> NAME -> READY -> the current segment
  *              |                                    |        |
- *              a new file under its own name,       header,  rename, directory
+ *              a new file under its own name,       headers, rename, directory
  *              or a freed one that keeps its old    durably
  *
  * A crash leaves a new file without a header at the end of the log, or an old name below the first
@@ -106,6 +106,14 @@ static int zero(struct wal_factory *f)
     return rc;
 }
 
+/* The copy in the last block first: a file whose first block is good is complete. */
+static int write_headers(struct wal_factory *f)
+{
+    uint64_t last = f->segment.bytes - WAL_BLOCK;
+    int rc = f->disk->ops->write(f->disk, f->file, f->block, WAL_BLOCK, last);
+    return rc == 0 ? f->disk->ops->write(f->disk, f->file, f->block, WAL_BLOCK, 0) : rc;
+}
+
 static int name_it(struct wal_factory *f)
 {
     const struct rguard_disk_ops *ops = f->disk->ops;
@@ -142,9 +150,7 @@ static int work(void *user)
             break;
         case WAL_SPARE_SYNC:
             rc = f->disk->ops->sync(f->disk, f->file);
-            if (rc == 0) {
-                rc = f->disk->ops->write(f->disk, f->file, f->block, WAL_BLOCK, 0);
-            }
+            rc = rc == 0 ? write_headers(f) : rc;
             break;
         case WAL_SPARE_NAME:
             rc = name_it(f);

@@ -67,7 +67,7 @@ static enum wal_header_state header_check(const void *block, size_t len, uint64_
     if (p.version == WAL_VERSION) {
         return WAL_HEADER_OK;
     }
-    return p.version > WAL_VERSION ? WAL_HEADER_NEWER : WAL_HEADER_BAD;
+    return WAL_HEADER_OTHER;
 }
 
 void rguard__wal_segment_seal(struct wal_segment_header *h)
@@ -111,7 +111,7 @@ enum wal_header_state rguard__wal_meta_check(const void *block, uint32_t slot, s
 
 static uint64_t table_offset(uint64_t length)
 {
-    return sizeof(struct wal_batch_header) + length / WAL_SECTOR * sizeof(uint32_t);
+    return WAL_BATCH_HEAD + length / WAL_SECTOR * sizeof(uint32_t);
 }
 
 uint64_t rguard__wal_batch_bytes(uint64_t n, uint64_t payload)
@@ -130,7 +130,7 @@ uint64_t rguard__wal_batch_bytes(uint64_t n, uint64_t payload)
 
 static const uint32_t *sector_array(const uint8_t *buf)
 {
-    return (const uint32_t *)(const void *)(buf + sizeof(struct wal_batch_header));
+    return (const uint32_t *)(const void *)(buf + WAL_BATCH_HEAD);
 }
 
 const struct wal_table_entry *rguard__wal_batch_table(const uint8_t *buf,
@@ -144,7 +144,31 @@ static uint32_t payload_offset(const struct wal_batch_header *h)
     return (uint32_t)(table_offset(h->length) + h->n_records * sizeof(struct wal_table_entry));
 }
 
-/* A sector's CRC leaves out what belongs to the header and to the array itself. */
+bool rguard__wal_batch_prev(const uint8_t *buf, const struct wal_batch_header *h,
+                            struct wal_batch_header *prev)
+{
+    memcpy(prev, buf + sizeof *h, sizeof *prev);
+    struct wal_place own = {prev->uuid, prev->segment, prev->salt, prev->lsn, 0};
+    return header_check(prev, sizeof *prev, WAL_BATCH_MAGIC, rguard__wal_seed(&own)) ==
+               WAL_HEADER_OK &&
+           prev->lsn == h->prev_lsn && same(prev->header_crc, h->prev_header_crc);
+}
+
+static bool prev_ok(const uint8_t *buf, const struct wal_batch_header *h)
+{
+    struct wal_batch_header prev;
+    return rguard__wal_is_zero(buf + sizeof *h, sizeof prev) ||
+           rguard__wal_batch_prev(buf, h, &prev);
+}
+
+bool rguard__wal_follows(const struct wal_batch_header *h, const struct wal_batch_header *prev)
+{
+    return (h->prev_lsn == prev->lsn && h->prev_header_crc == prev->header_crc) ||
+           ((prev->flags & WAL_STANDS_IN) != 0 && prev->stands_lsn != 0 &&
+            h->prev_lsn == prev->stands_lsn && h->prev_header_crc == prev->stands_crc);
+}
+
+/* A sector's CRC leaves out what belongs to the headers and to the array itself. */
 static uint32_t sector_crc(const uint8_t *buf, uint32_t length, uint32_t i, uint32_t seed)
 {
     uint64_t from = (uint64_t)i * WAL_SECTOR, to = from + WAL_SECTOR;
@@ -158,7 +182,9 @@ static uint32_t sector_crc(const uint8_t *buf, uint32_t length, uint32_t i, uint
 
 void rguard__wal_encode_start(struct wal_encoder *e, uint8_t *buf, struct wal_batch_header *h)
 {
-    h->length = (uint32_t)rguard__wal_batch_bytes(h->n_records, h->payload_length);
+    if ((h->flags & WAL_STANDS_IN) == 0) {
+        h->length = (uint32_t)rguard__wal_batch_bytes(h->n_records, h->payload_length);
+    }
     memset(buf, 0, payload_offset(h));
     uint32_t end = payload_offset(h) + h->payload_length;
     memset(buf + end, 0, h->length - end);
@@ -167,6 +193,21 @@ void rguard__wal_encode_start(struct wal_encoder *e, uint8_t *buf, struct wal_ba
     e->table = (struct wal_table_entry *)(void *)(buf + table_offset(h->length));
     e->n = 0;
     e->offset = payload_offset(h);
+}
+
+void rguard__wal_encode_follow(struct wal_encoder *e, const struct wal_batch_header *prev)
+{
+    struct wal_batch_header *h = e->header;
+    bool cut = prev->type == WAL_TRUNC || prev->type == WAL_RESET;
+    h->prev_lsn = prev->lsn;
+    h->prev_header_crc = prev->header_crc;
+    h->cut_lsn = cut ? prev->lsn : prev->cut_lsn;
+    h->tail_index = h->type == WAL_TRUNC   ? h->arg_index - 1
+                    : h->type == WAL_RESET ? h->arg_index
+                                           : prev->tail_index;
+    if (prev->lsn != 0) {
+        memcpy(e->buf + sizeof *h, prev, sizeof *prev);
+    }
 }
 
 void rguard__wal_encode_put(struct wal_encoder *e, const struct rguard_wal_record *record)
@@ -184,12 +225,15 @@ void rguard__wal_encode_put(struct wal_encoder *e, const struct rguard_wal_recor
     }
     /* Of the copy: if the caller's buffer changes under us, log and table still agree. */
     t->crc = rguard_crc32c(0, e->buf + e->offset, record->len);
-    if (e->n == 0) {
-        e->header->first_index = record->index;
-        e->header->first_term = record->term;
+    if ((e->header->flags & WAL_STANDS_IN) == 0) {
+        if (e->n == 0) {
+            e->header->first_index = record->index;
+            e->header->first_term = record->term;
+        }
+        e->header->last_index = record->index;
+        e->header->last_term = record->term;
+        e->header->tail_index = record->index;
     }
-    e->header->last_index = record->index;
-    e->header->last_term = record->term;
     e->offset += padded;
     e->n++;
 }
@@ -207,7 +251,7 @@ void rguard__wal_encode_finish(struct wal_encoder *e, const struct wal_place *pl
     h->lsn = place->lsn;
     h->table_crc = rguard_crc32c(seed, e->table, h->n_records * sizeof *e->table);
     h->payload_crc = rguard_crc32c(seed, e->buf + payload_offset(h), h->payload_length);
-    uint32_t *sectors = (uint32_t *)(void *)(e->buf + sizeof *h);
+    uint32_t *sectors = (uint32_t *)(void *)(e->buf + WAL_BATCH_HEAD);
     uint32_t n = h->length / WAL_SECTOR;
     for (uint32_t i = 0; i < n; i++) {
         sectors[i] = sector_crc(e->buf, h->length, i, seed);
@@ -223,36 +267,56 @@ static bool sectors_ok(const uint8_t *buf, const struct wal_batch_header *h, uin
     return same(h->sectors_crc, rguard_crc32c(seed, sector_array(buf), bytes));
 }
 
-/* Indexes without a gap, terms that never fall, lengths and offsets that add up. */
+/* Indexes without a gap, terms that never fall, lengths and offsets that add up. The records of a
+ * batch that stands in are a part of its range. */
 static bool table_sane(const uint8_t *buf, const struct wal_batch_header *h)
 {
     const struct wal_table_entry *t = rguard__wal_batch_table(buf, h);
-    uint64_t term = h->first_term, offset = payload_offset(h);
+    bool stands_in = (h->flags & WAL_STANDS_IN) != 0;
+    uint64_t offset = payload_offset(h);
+    if (h->n_records == 0) {
+        return h->payload_length == 0;
+    }
+    uint64_t first = t[0].index, term = stands_in ? 0 : h->first_term;
     for (uint32_t i = 0; i < h->n_records; i++) {
-        if (t[i].index != h->first_index + i || t[i].term < term || t[i].offset != offset ||
+        if (t[i].index != first + i || t[i].term < term || t[i].offset != offset ||
             t[i].len > h->payload_length) {
             return false;
         }
         term = t[i].term;
         offset += (t[i].len + 7ULL) & ~7ULL;
     }
-    return offset == (uint64_t)payload_offset(h) + h->payload_length &&
-           (h->n_records == 0 || (t[0].term == h->first_term && term == h->last_term &&
-                                  t[h->n_records - 1].index == h->last_index));
+    if (offset != (uint64_t)payload_offset(h) + h->payload_length) {
+        return false;
+    }
+    uint64_t last = t[h->n_records - 1].index;
+    if (stands_in) {
+        return first >= h->first_index && last <= h->last_index;
+    }
+    return first == h->first_index && last == h->last_index && t[0].term == h->first_term &&
+           term == h->last_term;
 }
 
-static bool header_sane(const struct wal_batch_header *h, uint64_t room)
+bool rguard__wal_header_sane(const struct wal_batch_header *h, uint64_t room)
 {
-    bool data = h->type == WAL_DATA;
+    bool data = h->type == WAL_DATA, stands_in = (h->flags & WAL_STANDS_IN) != 0;
+    uint64_t need = rguard__wal_batch_bytes(h->n_records, h->payload_length);
+    if (stands_in) {
+        /* The array grows with the length that is given. */
+        need = table_offset(h->length) + h->n_records * sizeof(struct wal_table_entry) +
+               h->payload_length;
+    }
     return h->type >= WAL_DATA && h->type < WAL_TYPE_MAX && h->length <= room &&
-           h->length >= WAL_BLOCK && h->length % WAL_BLOCK == 0 && data == (h->n_records > 0) &&
-           (data || h->payload_length == 0) && h->payload_length % 8 == 0 &&
-           h->length == rguard__wal_batch_bytes(h->n_records, h->payload_length);
+           h->length >= WAL_BLOCK && h->length % WAL_BLOCK == 0 && (data || !stands_in) &&
+           (stands_in || data == (h->n_records > 0)) && (data || h->payload_length == 0) &&
+           h->payload_length % 8 == 0 &&
+           (stands_in ? h->length >= need && h->last_index - h->first_index < UINT32_MAX
+                      : h->length == need);
 }
 
 static bool body_ok(const uint8_t *buf, const struct wal_batch_header *h, uint32_t seed)
 {
-    return sectors_ok(buf, h, seed) &&
+    return prev_ok(buf, h) && sectors_ok(buf, h, seed) &&
            same(h->table_crc, rguard_crc32c(seed, rguard__wal_batch_table(buf, h),
                                             h->n_records * sizeof(struct wal_table_entry))) &&
            same(h->payload_crc, rguard_crc32c(seed, buf + payload_offset(h), h->payload_length)) &&
@@ -274,10 +338,10 @@ enum wal_found rguard__wal_batch_check(const uint8_t *buf, const struct wal_plac
     }
     uint32_t seed = rguard__wal_seed(place);
     switch (header_check(h, sizeof *h, WAL_BATCH_MAGIC, seed)) {
-        case WAL_HEADER_NEWER:
-            return WAL_NEWER;
+        case WAL_HEADER_OTHER:
+            return WAL_OTHER;
         case WAL_HEADER_OK:
-            if (!own_place(h, place) || !header_sane(h, place->room)) {
+            if (!own_place(h, place) || !rguard__wal_header_sane(h, place->room)) {
                 return WAL_GARBAGE;
             }
             return body_ok(buf, h, seed) ? WAL_VALID : WAL_BODY_BAD;
@@ -286,7 +350,7 @@ enum wal_found rguard__wal_batch_check(const uint8_t *buf, const struct wal_plac
     }
     struct wal_place own = {h->uuid, h->segment, h->salt, h->lsn, place->room};
     if (header_check(h, sizeof *h, WAL_BATCH_MAGIC, rguard__wal_seed(&own)) == WAL_HEADER_OK &&
-        header_sane(h, UINT32_MAX)) {
+        rguard__wal_header_sane(h, UINT32_MAX)) {
         return WAL_MISPLACED;
     }
     return WAL_GARBAGE;
@@ -303,7 +367,7 @@ void rguard__wal_batch_sectors(const uint8_t *buf, const struct wal_batch_header
     bool array_ok = sectors_ok(buf, h, seed), array_torn = false;
     for (uint32_t i = 0; i < n; i++) {
         bool zero = rguard__wal_is_zero(buf + (size_t)i * WAL_SECTOR, WAL_SECTOR);
-        size_t entry = sizeof *h + (size_t)i * sizeof(uint32_t);
+        size_t entry = WAL_BATCH_HEAD + (size_t)i * sizeof(uint32_t);
         const uint8_t *entry_sector = buf + entry / WAL_SECTOR * WAL_SECTOR;
         if (!array_ok && zero && (uint64_t)i * WAL_SECTOR < table_offset(h->length)) {
             states[i] = WAL_SECTOR_ZEROED;
@@ -316,7 +380,7 @@ void rguard__wal_batch_sectors(const uint8_t *buf, const struct wal_batch_header
             states[i] = zero ? WAL_SECTOR_ZEROED : WAL_SECTOR_ROTTEN;
         }
     }
-    if (!array_ok && !array_torn) {
+    if ((!array_ok && !array_torn) || !prev_ok(buf, h)) {
         states[0] = WAL_SECTOR_ROTTEN;
     }
 }

@@ -78,12 +78,17 @@ void rguard__wal_index_drop_upto(struct wal_index *ix, uint64_t upto)
     ix->first += drop;
 }
 
-const struct wal_entry *rguard__wal_index_get(const struct wal_index *ix, uint64_t index)
+struct wal_entry *rguard__wal_index_at(const struct wal_index *ix, uint64_t index)
 {
     if (index < ix->first || index - ix->first >= ix->n) {
         return NULL;
     }
     return slot(ix, (size_t)(index - ix->first));
+}
+
+const struct wal_entry *rguard__wal_index_get(const struct wal_index *ix, uint64_t index)
+{
+    return rguard__wal_index_at(ix, index);
 }
 
 void rguard__wal_index_free(struct wal_index *ix)

@@ -17,76 +17,119 @@ struct row
 {
     uint32_t condition; /* 0: always */
     uint32_t verdict;
+    uint32_t beats; /* conditions of later rows that would say something else if they came first */
     const char *advice;
 };
 
-/* The verdict is that of the first row whose condition was found. The order matters, and where it
- * does the paragraph says so. */
-static const struct row verdicts[] = {
-    /* What could not be read may be anything. No later row may conclude from its absence; a failing
-     * device is never the end of a file. */
-    {WAL_C_IO, RGUARD_WAL_UNREADABLE,
-     "nothing was changed; replace the device or re-sync this node from its peers"},
+/* The groups of rows whose order among each other matters for the message only. */
+#define NOT_OURS (WAL_C_VERSION | WAL_C_FOREIGN)
+#define LOST                                                                                    \
+    (WAL_C_META | WAL_C_STALE_META | WAL_C_SEGMENT | WAL_C_LOGIC | WAL_C_BEHIND | WAL_C_ACKED | \
+     WAL_C_NOT_CLOSED | WAL_C_MISPLACED)
+#define TAIL (WAL_C_CLOSED | WAL_C_ROTTEN | WAL_C_TORN | WAL_C_STALE)
 
-    /* A later release may have changed what everything below means. */
-    {WAL_C_NEWER, RGUARD_WAL_UNSUPPORTED, "nothing was changed; open it with the newer release"},
+static const char resync[] = "nothing was changed; re-sync this node from its peers";
+static const char repair[] = "nothing was changed; repair it from the node's peers";
+
+/* The verdict is that of the first row whose condition was found. The order matters where `beats`
+ * says so, and the paragraph says why. Among the rows with the verdict CORRUPT it decides which
+ * finding is told: causes before symptoms. */
+static const struct row verdicts[] = {
+    /* What could not be read may be anything: a later version, another node's, a torn batch. No
+     * later row may conclude from its absence, so this one stands first; a failing device is never
+     * the end of a file. */
+    {WAL_C_IO, RGUARD_WAL_UNREADABLE, NOT_OURS | LOST | TAIL,
+     "nothing was changed; repair it from the node's peers, or replace the device"},
+
+    /* Another release may have changed what everything below means, even what makes a log ours. */
+    {WAL_C_VERSION, RGUARD_WAL_UNSUPPORTED, WAL_C_FOREIGN | LOST | TAIL,
+     "nothing was changed; open it with that release"},
 
     /* Not ours: what looks like damage may be somebody's healthy data. */
-    {WAL_C_FOREIGN, RGUARD_WAL_FOREIGN, "nothing was changed; check the directory"},
+    {WAL_C_FOREIGN, RGUARD_WAL_FOREIGN, LOST | TAIL, "nothing was changed; check the directory"},
 
     /* Term and vote are gone. A node that guesses may vote twice in one term, so this stands above
-     * everything that the log itself could still say. */
-    {WAL_C_META, RGUARD_WAL_CORRUPT, "nothing was changed; re-sync this node from its peers"},
+     * everything that the log itself could still say, above all that it was closed cleanly. */
+    {WAL_C_META, RGUARD_WAL_CORRUPT, TAIL, resync},
+
+    /* Both copies of term and vote are good but old: the device lost their newest writes, and the
+     * log was written under a later generation. The vote in it may have been cast again. */
+    {WAL_C_STALE_META, RGUARD_WAL_CORRUPT, TAIL, resync},
 
     /* A whole file of batches is missing or has lost its identity; the log around it looks like a
      * hole, and this row names the cause instead of the symptom. */
-    {WAL_C_SEGMENT, RGUARD_WAL_CORRUPT,
+    {WAL_C_SEGMENT, RGUARD_WAL_CORRUPT, TAIL,
      "nothing was changed; bring the file back or re-sync this node from its peers"},
 
     /* Checksums are good, contents contradict: a write was lost or replaced by an older one, or a
      * program is wrong. Cutting would hide it. */
-    {WAL_C_LOGIC, RGUARD_WAL_CORRUPT, "nothing was changed; re-sync this node from its peers"},
+    {WAL_C_LOGIC, RGUARD_WAL_CORRUPT, TAIL, resync},
 
     /* One write is in flight at a time, so the valid batch behind the damage could only be written
-     * after the damaged one was complete and acknowledged. */
-    {WAL_C_BEHIND, RGUARD_WAL_CORRUPT, "nothing was changed; repair it from the node's peers"},
+     * after the damaged one was complete and acknowledged. Above the rows of the tail: what is
+     * damaged is not the tail, whatever its sectors look like. */
+    {WAL_C_BEHIND, RGUARD_WAL_CORRUPT, TAIL, repair},
 
     /* Nothing valid lies behind, but the metadata or a damaged batch's own header remembers an
-     * acknowledged address beyond the end: acknowledged records are gone. */
-    {WAL_C_ACKED, RGUARD_WAL_CORRUPT, "nothing was changed; repair it from the node's peers"},
+     * acknowledged address beyond the end: acknowledged records are gone, though nothing may be
+     * left to see of them but zeros. */
+    {WAL_C_ACKED, RGUARD_WAL_CORRUPT, TAIL, repair},
 
     /* The clean flag is written after CLOSE and removed before the next batch. If CLOSE is not the
      * last valid batch, then batches are missing, or came from nowhere. */
-    {WAL_C_NOT_CLOSED, RGUARD_WAL_CORRUPT, "nothing was changed; repair it from the node's peers"},
+    {WAL_C_NOT_CLOSED, RGUARD_WAL_CORRUPT, TAIL, repair},
 
     /* A batch of the present log in a wrong place: the device misdirected a write, so the place
      * that it was meant for cannot be trusted although it looks empty. Above the next row, because
      * a clean close does not excuse it. */
-    {WAL_C_MISPLACED, RGUARD_WAL_CORRUPT, "nothing was changed; repair it from the node's peers"},
+    {WAL_C_MISPLACED, RGUARD_WAL_CORRUPT, TAIL, repair},
 
     /* CLOSE is last and the clean flag is set: no write was in flight, so bytes behind the end are
-     * nobody's records, rotten or not. Above the two rows that would suspect them. */
-    {WAL_C_CLOSED, RGUARD_WAL_CLEAN_END, ""},
+     * nobody's records, rotten or not. The same holds when the metadata proves that the one block
+     * that is missing was CLOSE itself. Above the two rows that would suspect them. */
+    {WAL_C_CLOSED, RGUARD_WAL_CLEAN_END, WAL_C_ROTTEN | WAL_C_TORN, ""},
 
     /* The last batch, nothing valid behind it, no evidence that it was acknowledged, none that it
-     * was not: a sector of it holds something that no interrupted write leaves behind. */
-    {WAL_C_ROTTEN, RGUARD_WAL_SUSPECT_TAIL,
+     * was not: a sector of it holds something that no interrupted write leaves behind. One such
+     * sector outweighs any number that look torn or stale. */
+    {WAL_C_ROTTEN, RGUARD_WAL_SUSPECT_TAIL, WAL_C_TORN | WAL_C_STALE,
      "nothing was changed; it may have been acknowledged: compare with the node's peers"},
 
     /* Every damaged sector is zero or what was there before: what an interrupted write leaves. Was
-     * never acknowledged, unless rot imitates a tear; see wal.h, "what no local log can know". */
-    {WAL_C_TORN, RGUARD_WAL_TORN_TAIL, "it was never acknowledged and is dropped"},
+     * never acknowledged, unless rot imitates a tear; see wal.h, "what no local log can know". Stale
+     * blocks beside it do not make it whole. */
+    {WAL_C_TORN, RGUARD_WAL_TORN_TAIL, WAL_C_STALE, "it was never acknowledged and is dropped"},
 
-    /* Zeros, or whole batches of an earlier epoch, up to the end. */
-    {0, RGUARD_WAL_CLEAN_END, ""},
+    /* Whole batches of an earlier epoch up to the end: the file was used before. */
+    {WAL_C_STALE, RGUARD_WAL_CLEAN_END, 0, ""},
+
+    /* Zeros up to the end. */
+    {0, RGUARD_WAL_CLEAN_END, 0, ""},
 };
 
-enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **advice)
+bool rguard__wal_verdict_row(size_t i, uint32_t *condition, uint32_t *verdict, uint32_t *beats)
+{
+    if (i >= sizeof verdicts / sizeof verdicts[0]) {
+        return false;
+    }
+    *condition = verdicts[i].condition;
+    *verdict = verdicts[i].verdict;
+    *beats = verdicts[i].beats;
+    return true;
+}
+
+static const struct row *first_row(uint32_t conditions)
 {
     const struct row *row = verdicts;
     while (row->condition != 0 && (conditions & row->condition) == 0) {
         row++;
     }
+    return row;
+}
+
+enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **advice)
+{
+    const struct row *row = first_row(conditions);
     if (advice != NULL) {
         *advice = row->advice;
     }
@@ -118,22 +161,85 @@ int rguard__wal_verdict_error(uint32_t verdict)
 
 /* ---- report ---- */
 
-static void range_text(const struct wal_damage *d, char *text, size_t len)
+/* What the verdict rests on: the finding of the first row that applies. */
+static const struct wal_finding *finding(const struct wal_scan *s)
 {
-    if (d->first_index == 0) {
-        text[0] = '\0';
-    } else if (d->first_index == d->last_index) {
-        (void)snprintf(text, len, ", record %" PRIu64, d->first_index);
-    } else {
-        (void)snprintf(text, len, ", records %" PRIu64 " to %" PRIu64, d->first_index,
-                       d->last_index);
+    const struct row *row = first_row(s->conditions);
+    static const struct wal_finding none = {"", 0, 0};
+    return row->condition == 0 ? &none : &s->found[__builtin_ctz(row->condition)];
+}
+
+/* The records of the damaged place that a finding is about, or of the first one, together with those
+ * of the places that join on to it. */
+static void damaged_range(const struct wal_scan *s, const struct wal_finding *f,
+                          struct rguard_wal_report *r)
+{
+    size_t i = 0;
+    for (size_t k = 0; k < s->faults.n; k++) {
+        const struct wal_fault *fault = &s->faults.v[k];
+        uint64_t from = fault->pub.lsn - fault->segment.first_lsn;
+        if (fault->segment.sequence == f->segment && f->offset >= from &&
+            f->offset - from < fault->pub.bytes) {
+            i = k;
+            break;
+        }
     }
+    for (; i < s->faults.n; i++) {
+        const struct rguard_wal_fault *pub = &s->faults.v[i].pub;
+        if (r->damage_first_index == 0) {
+            r->damage_first_index = pub->first_index;
+        }
+        r->damage_last_index = pub->last_index;
+        if (i + 1 == s->faults.n || pub->lsn + pub->bytes != s->faults.v[i + 1].pub.lsn ||
+            s->faults.v[i + 1].pub.first_index == 0) {
+            break;
+        }
+    }
+}
+
+static void range_text(const struct rguard_wal_report *r, char *text, size_t len)
+{
+    if (r->damage_first_index == 0) {
+        text[0] = '\0';
+    } else if (r->damage_first_index == r->damage_last_index) {
+        (void)snprintf(text, len, ", record %" PRIu64, r->damage_first_index);
+    } else if (r->damage_last_index == 0) {
+        (void)snprintf(text, len, ", records from %" PRIu64 " on", r->damage_first_index);
+    } else {
+        (void)snprintf(text, len, ", records %" PRIu64 " to %" PRIu64, r->damage_first_index,
+                       r->damage_last_index);
+    }
+}
+
+static void explain(const struct wal_scan *s, struct rguard_wal_report *r, const char *advice)
+{
+    const struct wal_finding *f = finding(s);
+    if (r->verdict == RGUARD_WAL_CLEAN_END) {
+        (void)snprintf(r->message, sizeof r->message, "%s", f->what); /* harmless, if anything */
+        return;
+    }
+    if (r->verdict == RGUARD_WAL_TORN_TAIL) {
+        r->dropped_records = s->gap_records;
+    } else {
+        damaged_range(s, f, r);
+    }
+    r->offset = f->offset;
+    if (f->segment == 0) {
+        (void)snprintf(r->file, sizeof r->file, "%s", s->have_meta ? "meta" : "");
+        (void)snprintf(r->message, sizeof r->message, "%s; %s", f->what, advice);
+        return;
+    }
+    char name[WAL_NAME_MAX], range[64];
+    rguard__wal_segment_name(f->segment, name);
+    range_text(r, range, sizeof range);
+    (void)snprintf(r->file, sizeof r->file, "%s", name);
+    (void)snprintf(r->message, sizeof r->message, "%s offset %" PRIu64 "%s: %s; %s", name,
+                   f->offset, range, f->what, advice);
 }
 
 void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *r)
 {
     const char *advice;
-    char range[64];
     memset(r, 0, sizeof *r);
     r->size = sizeof *r;
     r->verdict = rguard__wal_verdict(s->conditions, &advice);
@@ -149,29 +255,9 @@ void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *r)
     r->warnings = s->warnings;
     if (s->error != 0) {
         (void)snprintf(r->message, sizeof r->message, "%s", s->what);
-        return;
-    }
-    if (r->verdict == RGUARD_WAL_CLEAN_END) {
-        return;
-    }
-    if (r->verdict == RGUARD_WAL_TORN_TAIL) {
-        r->dropped_records = s->damage.records;
     } else {
-        r->damage_first_index = s->damage.first_index;
-        r->damage_last_index = s->damage.last_index;
+        explain(s, r, advice);
     }
-    r->offset = s->damage.offset;
-    if (s->damage.segment == 0) {
-        (void)snprintf(r->file, sizeof r->file, "%s", s->have_meta ? "meta" : "");
-        (void)snprintf(r->message, sizeof r->message, "%s; %s", s->what, advice);
-        return;
-    }
-    char name[WAL_NAME_MAX];
-    rguard__wal_segment_name(s->damage.segment, name);
-    range_text(&s->damage, range, sizeof range);
-    (void)snprintf(r->file, sizeof r->file, "%s", name);
-    (void)snprintf(r->message, sizeof r->message, "%s offset %" PRIu64 "%s: %s; %s", name,
-                   s->damage.offset, range, s->what, advice);
 }
 
 /* ---- cutting ---- */
@@ -190,7 +276,7 @@ int rguard__wal_cut(struct wal_scan *s)
     if (rc != 0) {
         return rc;
     }
-    uint64_t end = g->first_lsn + g->bytes;
+    uint64_t end = rguard__wal_segment_limit(g);
     if (s->end < end) {
         rc = ops->zero(s->disk, f, end - s->end, s->end - g->first_lsn);
     }
@@ -213,8 +299,9 @@ static void reset_scan(struct wal_scan *s)
                              .visit = s->visit,
                              .visit_user = s->visit_user,
                              .buf = s->buf,
+                             .bad = s->bad,
                              .buf_bytes = s->buf_bytes};
-    s->buf = NULL;
+    s->buf = s->bad = NULL;
     rguard__wal_scan_free(s);
     *s = fresh;
 }

@@ -31,20 +31,16 @@ void rguard__wal_scan(struct wal_scan *s)
         return;
     }
     scan_meta(s);
-    const uint32_t hopeless = WAL_C_IO | WAL_C_NEWER | WAL_C_FOREIGN;
-    if (s->error == 0 && (s->conditions & hopeless) == 0) {
+    if (s->error == 0 && !s->hopeless) {
         scan_headers(s);
     }
     if (s->segments.n > 0) {
         s->end = s->segments.v[0].first_lsn + WAL_FIRST_BATCH;
     }
-    for (size_t k = 0; k < s->segments.n; k++) {
-        if (s->error != 0 || (s->conditions & hopeless) != 0 || s->empty) {
-            return;
-        }
+    for (size_t k = 0; k < s->segments.n && s->error == 0 && !s->hopeless; k++) {
         scan_segment(s, k);
     }
-    if (s->error == 0 && (s->conditions & hopeless) == 0 && !s->empty) {
+    if (s->error == 0 && !s->hopeless && !s->empty) {
         rguard__wal_walk_end(s);
     }
 }
@@ -55,22 +51,34 @@ void rguard__wal_scan_free(struct wal_scan *s)
     free(s->segments.v);
     free(s->leftovers.v);
     free(s->buf);
+    free(s->bad);
+    free(s->seen);
+    rguard__wal_faults_free(&s->faults);
     rguard__wal_index_free(&s->index);
 }
 
-/* The first finding is the one that is told. */
-void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, uint64_t offset,
+uint64_t rguard__wal_segment_limit(const struct wal_segment *g)
+{
+    return g->first_lsn + g->bytes - WAL_BLOCK;
+}
+
+/* Of each kind the first finding is kept; which kind is told is up to the verdict. */
+void rguard__wal_find(struct wal_scan *s, uint32_t conditions, uint64_t segment, uint64_t offset,
                       const char *format, ...)
 {
-    if (s->what[0] == '\0') {
-        va_list args;
-        va_start(args, format);
-        (void)vsnprintf(s->what, sizeof s->what, format, args);
-        va_end(args);
-        s->damage.segment = segment;
-        s->damage.offset = offset;
+    for (unsigned bit = 0; bit < WAL_CONDITIONS; bit++) {
+        struct wal_finding *f = &s->found[bit];
+        if ((conditions & 1u << bit) != 0 && f->what[0] == '\0') {
+            va_list args;
+            va_start(args, format);
+            (void)vsnprintf(f->what, sizeof f->what, format, args);
+            va_end(args);
+            f->segment = segment;
+            f->offset = offset;
+        }
     }
-    s->conditions |= condition;
+    s->conditions |= conditions;
+    s->hopeless = s->hopeless || (conditions & (WAL_C_VERSION | WAL_C_FOREIGN)) != 0;
 }
 
 static void fail(struct wal_scan *s, int error, const char *name)
@@ -106,9 +114,8 @@ static int list_one(void *user, const char *name)
 {
     struct listing *l = user;
     struct wal_scan *s = l->s;
-    if (strcmp(name, "meta") == 0) {
-        s->have_meta = true;
-    }
+    s->have_meta = s->have_meta || strcmp(name, "meta") == 0;
+    s->have_repair = s->have_repair || strcmp(name, "repair") == 0;
     if (alien(name)) {
         (void)snprintf(l->alien, sizeof l->alien, "%s", name);
     }
@@ -167,9 +174,11 @@ static bool grow(struct wal_scan *s, uint64_t bytes)
         return true;
     }
     free(s->buf);
+    free(s->bad);
     s->buf_bytes = 0;
     s->buf = aligned_alloc(WAL_BLOCK, bytes);
-    if (s->buf == NULL) {
+    s->bad = malloc(bytes / WAL_SECTOR);
+    if (s->buf == NULL || s->bad == NULL) {
         fail(s, -ENOMEM, "reading a segment");
         return false;
     }
@@ -177,40 +186,72 @@ static bool grow(struct wal_scan *s, uint64_t bytes)
     return true;
 }
 
-/* Reads @len bytes from the start of @name into s->buf; what the file does not have is zero there.
- * Returns the bytes that were read, or a negative error that has been noted. */
+/* One block, sector by sector where the device can be asked for one. */
+static int64_t read_sectors(struct rguard_disk *disk, struct rguard_file *f, uint8_t *buf,
+                            uint64_t offset, uint8_t *bad, size_t *n_bad)
+{
+    const size_t per_block = WAL_BLOCK / WAL_SECTOR;
+    for (size_t i = 0; i < per_block; i++) {
+        uint8_t *to = buf + i * WAL_SECTOR;
+        int64_t n = disk->ops->read(disk, f, to, WAL_SECTOR, offset + i * WAL_SECTOR);
+        if (n == -EIO || n == -EINVAL) {
+            /* -EINVAL: the device reads in larger units, and this one it cannot read. */
+            memset(to, 0, WAL_SECTOR);
+            bad[i] = 1;
+            ++*n_bad;
+        } else if (n < 0) {
+            return n;
+        } else if (n < (int64_t)WAL_SECTOR) {
+            return (int64_t)(i * WAL_SECTOR) + n;
+        }
+    }
+    return WAL_BLOCK;
+}
+
+int64_t rguard__wal_read_split(struct rguard_disk *disk, struct rguard_file *f, uint8_t *buf,
+                               size_t len, uint64_t offset, uint8_t *bad, size_t *n_bad)
+{
+    size_t done = 0, chunk = READ_CHUNK;
+    while (done < len) {
+        size_t left = len - done, want = left < chunk ? left : chunk;
+        int64_t n = disk->ops->read(disk, f, buf + done, want, offset + done);
+        if (n == -EIO && want > WAL_BLOCK) {
+            chunk = WAL_BLOCK;
+            continue;
+        }
+        if (n == -EIO) {
+            n = read_sectors(disk, f, buf + done, offset + done, bad + done / WAL_SECTOR, n_bad);
+        }
+        if (n < 0) {
+            return n;
+        }
+        done += (size_t)n;
+        if ((size_t)n < want) {
+            break;
+        }
+        chunk = (offset + done) % READ_CHUNK == 0 ? READ_CHUNK : chunk;
+    }
+    return (int64_t)done;
+}
+
+/* Reads @len bytes at @offset of @name into s->buf; what the file does not have, and what cannot be
+ * read, is zero there. Returns the bytes that were read, or a negative error that has been noted.
+ */
 static int64_t read_file(struct wal_scan *s, const char *name, struct rguard_file *f, uint64_t len,
-                         uint64_t sequence)
+                         uint64_t offset)
 {
     if (!grow(s, len)) {
         return -ENOMEM;
     }
-    uint64_t done = 0;
-    while (done < len) {
-        size_t chunk = len - done < READ_CHUNK ? (size_t)(len - done) : READ_CHUNK;
-        int64_t n = s->disk->ops->read(s->disk, f, s->buf + done, chunk, done);
-        for (size_t i = 0; n == -EIO && chunk > WAL_BLOCK && i < chunk; i += WAL_BLOCK) {
-            /* Name the block, not the chunk. */
-            if (s->disk->ops->read(s->disk, f, s->buf + done, WAL_BLOCK, done) == -EIO) {
-                break;
-            }
-            done += WAL_BLOCK;
-        }
-        if (n == -EIO) {
-            rguard__wal_find(s, WAL_C_IO, sequence, done, "the device failed to read %s", name);
-            return n;
-        }
-        if (n < 0) {
-            fail(s, (int)n, name);
-            return n;
-        }
-        done += (uint64_t)n;
-        if ((size_t)n < chunk) {
-            break;
-        }
+    s->n_bad = 0;
+    memset(s->bad, 0, len / WAL_SECTOR);
+    int64_t n = rguard__wal_read_split(s->disk, f, s->buf, len, offset, s->bad, &s->n_bad);
+    if (n < 0) {
+        fail(s, (int)n, name);
+        return n;
     }
-    memset(s->buf + done, 0, len - done);
-    return (int64_t)done;
+    memset(s->buf + n, 0, len - (uint64_t)n);
+    return n;
 }
 
 /* ---- metadata ---- */
@@ -225,31 +266,36 @@ static void choose_meta(struct wal_scan *s)
     enum wal_header_state state[WAL_META_SLOTS];
     struct wal_meta slot[WAL_META_SLOTS];
     int best = -1;
-    bool newer = false, magic = false;
+    bool other = false, magic = false;
     for (uint32_t i = 0; i < WAL_META_SLOTS; i++) {
         state[i] = rguard__wal_meta_check(s->buf + i * WAL_BLOCK, i, &slot[i]);
-        newer = newer || state[i] == WAL_HEADER_NEWER;
+        other = other || state[i] == WAL_HEADER_OTHER;
         magic = magic || slot[i].magic == WAL_META_MAGIC;
         if (state[i] == WAL_HEADER_OK && (best < 0 || slot[i].generation > slot[best].generation)) {
             best = (int)i;
         }
         s->meta_bad_copy = s->meta_bad_copy || state[i] != WAL_HEADER_OK;
     }
-    if (newer) {
-        rguard__wal_find(s, WAL_C_NEWER, 0, 0, "meta has a later format version");
-    } else if (best < 0 && !magic && s->n_sequences == 0) {
+    uint32_t lost = WAL_C_META;
+    if (s->n_bad > 0) {
+        /* A copy that cannot be read is a bad copy; a pair that cannot be read is lost. */
+        lost |= WAL_C_IO;
+    }
+    if (other) {
+        rguard__wal_find(s, WAL_C_VERSION, 0, 0, "meta has the format version of another release");
+    } else if (best < 0 && !magic && s->n_bad == 0 && s->n_sequences == 0) {
         rguard__wal_find(s, WAL_C_FOREIGN, 0, 0, "meta is not a raftguard file");
     } else if (best < 0) {
-        rguard__wal_find(s, WAL_C_META, 0, 0, "%s", pair_lost);
+        rguard__wal_find(s, lost, 0, 0, "%s", pair_lost);
     } else {
         s->meta = slot[best];
         uint32_t twin = (uint32_t)best ^ 1;
         if (state[twin] == WAL_HEADER_OK && slot[twin].generation != s->meta.generation) {
             s->meta_bad_copy = true; /* cut short between the two: what we tell now needs both */
         }
-        uint32_t other = (uint32_t)best < 2 ? 2 : 0;
-        if (state[other] != WAL_HEADER_OK && state[other + 1] != WAL_HEADER_OK) {
-            rguard__wal_find(s, WAL_C_META, 0, other * WAL_BLOCK, "%s", pair_lost);
+        uint32_t pair = (uint32_t)best < 2 ? 2 : 0;
+        if (state[pair] != WAL_HEADER_OK && state[pair + 1] != WAL_HEADER_OK) {
+            rguard__wal_find(s, lost, 0, pair * WAL_BLOCK, "%s", pair_lost);
         }
     }
     s->warnings += s->meta_bad_copy;
@@ -310,6 +356,7 @@ static struct rguard_file *open_segment(struct wal_scan *s, uint64_t sequence, b
     }
     if (rc == -EIO) {
         rguard__wal_find(s, WAL_C_IO, sequence, 0, "the device failed to open or sync %s", name);
+        s->hopeless = true;
         return NULL;
     }
     if (rc != 0) {
@@ -320,19 +367,33 @@ static struct rguard_file *open_segment(struct wal_scan *s, uint64_t sequence, b
 }
 
 /* A file without a usable header that holds nothing else either: what a crash leaves of a segment
- * in the making, or a spare whose header has rotted. Reads the whole file. */
+ * in the making, or a spare whose headers have rotted. Reads the whole file. */
 static bool nothing_behind_header(struct wal_scan *s, const char *name, struct rguard_file *f,
-                                  int64_t size, uint64_t sequence)
+                                  int64_t size)
 {
     if (size > (int64_t)(2 * WAL_SEGMENT_MAX)) {
         return false;
     }
     uint64_t len = ((uint64_t)size + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK;
-    if (len <= WAL_BLOCK) {
+    if (len <= WAL_OVERHEAD) {
         return true;
     }
-    return read_file(s, name, f, len, sequence) >= 0 &&
-           rguard__wal_is_zero(s->buf + WAL_BLOCK, len - WAL_BLOCK);
+    return read_file(s, name, f, len, 0) >= 0 && s->n_bad == 0 &&
+           rguard__wal_is_zero(s->buf + WAL_BLOCK, len - WAL_OVERHEAD);
+}
+
+/* The copy of the header in the last block, when the first block has none. */
+static enum wal_header_state check_copy(struct wal_scan *s, uint64_t sequence,
+                                        struct rguard_file *f, const char *name, int64_t size,
+                                        struct wal_segment_header *h)
+{
+    uint64_t at = (uint64_t)size / WAL_BLOCK * WAL_BLOCK;
+    if (at < WAL_SEGMENT_MIN || read_file(s, name, f, WAL_BLOCK, at - WAL_BLOCK) < 0) {
+        return WAL_HEADER_BAD;
+    }
+    enum wal_header_state state = rguard__wal_segment_check(s->buf, h);
+    bool mine = h->sequence == sequence && h->bytes == at;
+    return state == WAL_HEADER_OK && !mine ? WAL_HEADER_BAD : state;
 }
 
 static void push(struct wal_scan *s, struct wal_segments *to, const struct wal_segment *segment)
@@ -343,57 +404,81 @@ static void push(struct wal_scan *s, struct wal_segments *to, const struct wal_s
     }
 }
 
+static void take_header(struct wal_scan *s, uint64_t sequence, const struct wal_segment_header *h,
+                        int64_t size, uint32_t heal, const char *name)
+{
+    struct wal_segment segment = {sequence, h->salt, h->first_lsn, h->bytes, heal};
+    if (s->have_meta && s->meta.generation > 0 && memcmp(h->uuid, s->meta.uuid, WAL_UUID) != 0) {
+        rguard__wal_find(s, WAL_C_FOREIGN, sequence, 0, "%s is part of another log", name);
+    } else if (h->sequence != sequence) {
+        rguard__wal_find(s, WAL_C_SEGMENT, sequence, 0, "%s is a copy of segment %" PRIu64, name,
+                         h->sequence);
+    } else {
+        if (s->meta.generation == 0) {
+            memcpy(s->meta.uuid, h->uuid, WAL_UUID); /* the metadata is lost; look all the same */
+        }
+        s->warnings += (uint64_t)size != h->bytes;
+        s->warnings += heal != 0;
+        push(s, &s->segments, &segment);
+    }
+}
+
 static void check_header(struct wal_scan *s, size_t i, struct rguard_file *f, const char *name)
 {
     uint64_t sequence = s->sequences[i];
     struct wal_segment_header h;
     int64_t size = s->disk->ops->size(s->disk, f);
-    if (size < 0 || read_file(s, name, f, WAL_BLOCK, sequence) < 0) {
+    if (size < 0 || read_file(s, name, f, WAL_BLOCK, 0) < 0) {
         return;
     }
-    enum wal_header_state state = rguard__wal_segment_check(s->buf, &h);
-    struct wal_segment segment = {sequence, h.salt, h.first_lsn, h.bytes};
-    if (state == WAL_HEADER_NEWER) {
-        rguard__wal_find(s, WAL_C_NEWER, sequence, 0, "%s has a later format version", name);
-    } else if (state != WAL_HEADER_OK) {
-        bool last = i + 1 == s->n_sequences;
-        if (last && nothing_behind_header(s, name, f, size, sequence)) {
-            s->warnings += state == WAL_HEADER_BAD;
-            push(s, &s->leftovers, &segment);
-        } else {
-            rguard__wal_find(s, WAL_C_SEGMENT, sequence, 0, "the header of %s is damaged", name);
-        }
-    } else if (s->have_meta && s->meta.generation > 0 &&
-               memcmp(h.uuid, s->meta.uuid, WAL_UUID) != 0) {
-        rguard__wal_find(s, WAL_C_FOREIGN, sequence, 0, "%s is part of another log", name);
-    } else if (h.sequence != sequence) {
-        rguard__wal_find(s, WAL_C_SEGMENT, sequence, 0, "%s is a copy of segment %" PRIu64, name,
-                         h.sequence);
-    } else {
-        if (s->meta.generation == 0) {
-            memcpy(s->meta.uuid, h.uuid, WAL_UUID); /* the metadata is lost; look all the same */
-        }
-        s->warnings += (uint64_t)size != h.bytes;
-        push(s, &s->segments, &segment);
+    uint32_t heal = 0;
+    bool unreadable = s->n_bad > 0;
+    enum wal_header_state state = rguard__wal_segment_check(s->buf, &h), first = state;
+    if (state == WAL_HEADER_BAD || state == WAL_HEADER_ZERO) {
+        heal = WAL_HEAL_FIRST;
+        state = check_copy(s, sequence, f, name, size, &h);
+        unreadable = unreadable || s->n_bad > 0;
     }
+    if (state == WAL_HEADER_OK) {
+        take_header(s, sequence, &h, size, heal, name);
+    } else if (state == WAL_HEADER_OTHER) {
+        rguard__wal_find(s, WAL_C_VERSION, sequence, 0,
+                         "%s has the format version of another release", name);
+    } else if (i + 1 == s->n_sequences && !unreadable && nothing_behind_header(s, name, f, size)) {
+        struct wal_segment nothing = {.sequence = sequence};
+        s->warnings += first == WAL_HEADER_BAD;
+        push(s, &s->leftovers, &nothing);
+    } else {
+        uint32_t io = unreadable ? WAL_C_IO : 0;
+        rguard__wal_find(s, WAL_C_SEGMENT | io, sequence, 0, "both headers of %s are damaged",
+                         name);
+    }
+}
+
+/* Segment @k is the one that is expected there: by its number and by its address. */
+static bool joined(const struct wal_scan *s, size_t k)
+{
+    const struct wal_segment *g = &s->segments.v[k];
+    if (k == 0) {
+        return s->meta.first_segment == 0 || g->sequence == s->meta.first_segment;
+    }
+    return g->sequence == g[-1].sequence + 1 && g->first_lsn == g[-1].first_lsn + g[-1].bytes;
 }
 
 /* Every segment from the first one that is needed, without a gap in numbers or addresses. */
 static void check_sequence(struct wal_scan *s)
 {
     const struct wal_segments *g = &s->segments;
-    uint64_t expected = s->meta.first_segment;
     for (size_t k = 0; k < g->n; k++) {
-        bool joined = k == 0 || g->v[k].first_lsn == g->v[k - 1].first_lsn + g->v[k - 1].bytes;
-        if ((expected != 0 && g->v[k].sequence != expected) || !joined) {
-            rguard__wal_find(s, WAL_C_SEGMENT, expected, 0, "segment %" PRIu64 " is missing",
-                             expected);
+        if (!joined(s, k)) {
+            uint64_t gone = k == 0 ? s->meta.first_segment : g->v[k - 1].sequence + 1;
+            rguard__wal_find(s, WAL_C_SEGMENT, gone, 0, "segment %" PRIu64 " is missing", gone);
             return;
         }
-        expected = g->v[k].sequence + 1;
     }
     if (g->n == 0) {
-        rguard__wal_find(s, WAL_C_SEGMENT, expected, 0, "segment %" PRIu64 " is missing", expected);
+        rguard__wal_find(s, WAL_C_SEGMENT, s->meta.first_segment, 0,
+                         "segment %" PRIu64 " is missing", s->meta.first_segment);
     }
 }
 
@@ -413,7 +498,7 @@ static void scan_headers(struct wal_scan *s)
         }
         check_header(s, i, f, name);
         s->disk->ops->close(s->disk, f);
-        if ((s->conditions & (WAL_C_IO | WAL_C_FOREIGN | WAL_C_NEWER)) != 0) {
+        if (s->hopeless) {
             return;
         }
     }
@@ -430,14 +515,24 @@ static void scan_headers(struct wal_scan *s)
 
 static void scan_segment(struct wal_scan *s, size_t k)
 {
-    const struct wal_segment *segment = &s->segments.v[k];
+    struct wal_segment *segment = &s->segments.v[k];
     char name[WAL_NAME_MAX];
     rguard__wal_segment_name(segment->sequence, name);
+    if (!joined(s, k)) {
+        rguard__wal_mark_cut(s);
+    }
     struct rguard_file *f = open_segment(s, segment->sequence, false);
     if (f == NULL) {
         return;
     }
-    if (read_file(s, name, f, segment->bytes, segment->sequence) >= 0) {
+    if (read_file(s, name, f, segment->bytes, 0) >= 0) {
+        struct wal_segment_header h;
+        const uint8_t *copy = s->buf + segment->bytes - WAL_BLOCK;
+        if (rguard__wal_segment_check(copy, &h) != WAL_HEADER_OK ||
+            h.sequence != segment->sequence || h.salt != segment->salt) {
+            segment->heal |= WAL_HEAL_LAST;
+            s->warnings++;
+        }
         rguard__wal_walk(s, k);
     }
     s->disk->ops->close(s->disk, f);

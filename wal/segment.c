@@ -97,12 +97,12 @@ int rguard__wal_segment_first(rguard_wal *w)
 static bool fits(const rguard_wal *w, uint64_t bytes)
 {
     const struct wal_segment *current = &w->segments.v[w->segments.n - 1];
-    return w->end + bytes <= current->first_lsn + current->bytes;
+    return w->end + bytes <= rguard__wal_segment_limit(current);
 }
 
 bool rguard__wal_segment_ready(const rguard_wal *w, uint64_t bytes)
 {
-    return fits(w, bytes) || rguard__wal_factory_ready(w, WAL_FIRST_BATCH + bytes);
+    return fits(w, bytes) || rguard__wal_factory_ready(w, WAL_OVERHEAD + bytes);
 }
 
 int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes)
@@ -110,7 +110,7 @@ int rguard__wal_segment_room(rguard_wal *w, uint64_t bytes)
     if (fits(w, bytes)) {
         return 0;
     }
-    int rc = rguard__wal_factory_want(w, WAL_FIRST_BATCH + bytes);
+    int rc = rguard__wal_factory_want(w, WAL_OVERHEAD + bytes);
     if (rc == 0) {
         advance(w);
     }

@@ -59,7 +59,7 @@ struct rguard_wal_options
     uint64_t node_id;        /* stored at creation, compared at every open; 0 = do not compare */
     size_t segment_bytes;    /* multiple of 4096; 0 = 8 MiB */
     size_t max_record_bytes; /* 0 = 8 MiB */
-    const char *backend; /* "uring", "thread", "sync", or NULL: RGUARD_WAL_BACKEND, else uring, or
+    const char *backend;   /* "uring", "thread", "sync", or NULL: RGUARD_WAL_BACKEND, else uring, or
                           * thread where io_uring is refused (EPERM, ENOSYS, ENOMEM) */
     unsigned mark_idle_ms; /* a MARK batch follows after so much idle time; 0 = 20 */
     bool read_only;        /* takes no lock, writes nothing, repairs nothing */

@@ -18,6 +18,10 @@
  *     scan.c      what is on disk: directory, metadata, segment headers
  *     walk.c      every valid batch, and every place that should have one
  *     recover.c   the verdict table, the report, cutting a torn tail
+ *     faults.c    which records each damaged place held, and which of them survived
+ *     repair.c    putting them back: journal, rewriting, verification
+ *     quarantine.c copying what is going to be dropped; drop_tail
+ *     scrub.c     finding rot before a restart does
  *     read.c      records back from disk, statistics */
 
 /* ---- index ---- */
@@ -25,11 +29,11 @@
 struct wal_entry
 {
     uint64_t term;
-    uint64_t lsn; /* of the data; 0: lost in a damaged batch (only after a failed recovery) */
+    uint64_t lsn; /* of the data */
     uint32_t len;
     uint32_t crc;
     uint32_t type;
-    uint32_t reserved;
+    uint32_t fault; /* 0: intact; else it is damaged: number of the fault, from 1 */
 };
 
 /* Live records first .. first + n - 1 in a ring of 2^k entries. */
@@ -47,6 +51,7 @@ void rguard__wal_index_push(struct wal_index *ix, const struct wal_entry *entry)
 void rguard__wal_index_clear(struct wal_index *ix, uint64_t next);
 void rguard__wal_index_drop_from(struct wal_index *ix, uint64_t from);
 void rguard__wal_index_drop_upto(struct wal_index *ix, uint64_t upto);
+struct wal_entry *rguard__wal_index_at(const struct wal_index *ix, uint64_t index);
 const struct wal_entry *rguard__wal_index_get(const struct wal_index *ix, uint64_t index);
 void rguard__wal_index_free(struct wal_index *ix);
 
@@ -55,7 +60,11 @@ void rguard__wal_index_free(struct wal_index *ix);
 struct wal_segment
 {
     uint64_t sequence, salt, first_lsn, bytes;
+    uint32_t heal; /* copies of the header that recovery found damaged */
 };
+
+#define WAL_HEAL_FIRST 1u
+#define WAL_HEAL_LAST  2u
 
 struct wal_segments
 {
@@ -100,6 +109,41 @@ struct wal_factory
     uint64_t free_from, free_to; /* handed over to freed, freed_end with the next piece of work */
 };
 
+/* ---- damaged places ---- */
+
+/* A record that a damaged place held. */
+struct wal_lost_record
+{
+    struct rguard_wal_record id; /* data: what repair_put() brought, on the heap */
+    bool known;                  /* term, type, len and crc in id have survived */
+    bool intact;                 /* its bytes have, too */
+    bool needed;                 /* it is damaged, and still part of the log */
+    uint32_t offset;             /* of the bytes in the batch, where known */
+};
+
+/* One damaged place: one batch whose header is known, or a stretch of which nothing is. */
+struct wal_fault
+{
+    struct rguard_wal_fault pub;
+    struct wal_segment segment;      /* bytes 0: the place cannot be repaired */
+    struct wal_batch_header h;       /* lsn 0: lost */
+    struct wal_batch_header prev;    /* the batch before it; lsn 0: unknown, or none */
+    uint64_t stands_lsn;             /* what the batch behind a lost one names as predecessor; */
+    uint32_t stands_crc;             /* 0: nothing is behind it */
+    bool tail;                       /* nothing valid lies behind it */
+    bool live;                       /* found by the scrubber, in a log that is in use */
+    bool whole;                      /* repaired */
+    uint64_t least_term, most_term;  /* of its neighbours */
+    struct wal_lost_record *records; /* from pub.first_index on */
+    size_t n;
+};
+
+struct wal_fault_list
+{
+    struct wal_fault *v;
+    size_t n, capacity;
+};
+
 /* ---- the queue ---- */
 
 struct wal_request
@@ -140,6 +184,9 @@ struct rguard_wal
     uint64_t end;             /* LSN of the next batch */
     struct wal_batch_header last;
     struct wal_factory factory;
+
+    struct wal_fault_list faults; /* damaged places that are known */
+    bool damaged;                 /* opened with some of them: nothing is appended */
 
     struct wal_index index;
     uint64_t base_index, base_term, base_lsn;
@@ -225,30 +272,50 @@ int rguard__wal_meta_write(rguard_wal *w, const struct wal_meta *next);
 /* What recovery can find, one bit each; the verdict table is in recover.c. */
 enum wal_condition {
     WAL_C_IO = 1u << 0,         /* the device failed to read */
-    WAL_C_NEWER = 1u << 1,      /* a later format version */
+    WAL_C_VERSION = 1u << 1,    /* the format of another release */
     WAL_C_FOREIGN = 1u << 2,    /* another node's, another log's, another program's */
     WAL_C_META = 1u << 3,       /* term and vote are lost */
-    WAL_C_SEGMENT = 1u << 4,    /* a segment is missing, or its header is damaged and it has data */
-    WAL_C_LOGIC = 1u << 5,      /* valid batches contradict each other */
-    WAL_C_BEHIND = 1u << 6,     /* a valid batch lies behind the damage */
-    WAL_C_ACKED = 1u << 7,      /* the log ends below an LSN that was acknowledged */
-    WAL_C_NOT_CLOSED = 1u << 8, /* the clean flag is set, but CLOSE is not the last batch */
-    WAL_C_MISPLACED = 1u << 9,  /* a batch of this log lies where it does not belong */
-    WAL_C_CLOSED = 1u << 10,    /* clean flag and CLOSE agree: nothing was in flight */
-    WAL_C_ROTTEN = 1u << 11,    /* behind the end: bytes that are neither zero, stale nor a tear */
-    WAL_C_TORN = 1u << 12,      /* behind the end: parts of a batch */
-    WAL_C_STALE = 1u << 13      /* behind the end: whole batches of an earlier epoch */
+    WAL_C_STALE_META = 1u << 4, /* term and vote are older than what the log was written under */
+    WAL_C_SEGMENT = 1u << 5,    /* a segment is missing, or both its headers are and it has data */
+    WAL_C_LOGIC = 1u << 6,      /* valid batches contradict each other */
+    WAL_C_BEHIND = 1u << 7,     /* a valid batch lies behind the damage */
+    WAL_C_ACKED = 1u << 8,      /* the log ends below an LSN that was acknowledged */
+    WAL_C_NOT_CLOSED = 1u << 9, /* the clean flag is set, but CLOSE is not the last batch */
+    WAL_C_MISPLACED = 1u << 10, /* a batch of this log lies where it does not belong */
+    WAL_C_CLOSED = 1u << 11,    /* clean flag and CLOSE agree: nothing was in flight */
+    WAL_C_ROTTEN = 1u << 12,    /* behind the end: bytes that are neither zero, stale nor a tear */
+    WAL_C_TORN = 1u << 13,      /* behind the end: parts of a batch */
+    WAL_C_STALE = 1u << 14      /* behind the end: whole batches of an earlier epoch */
 };
-#define WAL_CONDITIONS 14
+#define WAL_CONDITIONS 15
 
-enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **why);
+enum rguard_wal_verdict rguard__wal_verdict(uint32_t conditions, const char **advice);
+/* For the tests of the table: row @i, from 0. false: there is no such row. */
+bool rguard__wal_verdict_row(size_t i, uint32_t *condition, uint32_t *verdict, uint32_t *beats);
 
-struct wal_damage
+/* A good header that lies in a damaged place, or in the wrong one. */
+struct wal_sighting
 {
-    uint64_t segment; /* 0: none */
+    uint64_t at; /* LSN of the place where it lies */
+    struct wal_batch_header h;
+    struct wal_batch_header prev; /* lsn 0: not known */
+};
+
+/* The log up to the first damage: what is left when the rest is dropped. */
+struct wal_cut
+{
+    bool known;
+    uint64_t end; /* 0: nothing is left */
+    uint64_t last_index, last_term;
+    uint64_t segment; /* sequence */
+    size_t k;         /* ... into segments */
+};
+
+struct wal_finding
+{
+    char what[160];   /* one sentence */
+    uint64_t segment; /* sequence, 0: none */
     uint64_t offset;
-    uint64_t first_index, last_index; /* 0: not known */
-    uint64_t records;                 /* of a torn batch with a good header */
 };
 
 /* Called for every valid batch in the order of the log, for tools. */
@@ -264,10 +331,12 @@ struct wal_scan
 
     uint32_t conditions; /* bits of enum wal_condition */
     int error;           /* not a finding: out of memory, no permission */
-    struct wal_damage damage;
     unsigned warnings;
-    char what[160]; /* one sentence about the first finding */
-    bool empty;     /* nothing of ours in the directory, or a creation that was cut short */
+    char what[160];                           /* of error */
+    struct wal_finding found[WAL_CONDITIONS]; /* the first of each kind */
+    bool empty;    /* nothing of ours in the directory, or a creation that was cut short */
+    bool hopeless; /* it makes no sense to look further */
+    bool have_repair;
 
     struct wal_meta meta;
     bool have_meta;
@@ -279,6 +348,8 @@ struct wal_scan
 
     uint8_t *buf; /* one segment */
     size_t buf_bytes;
+    uint8_t *bad; /* per sector of buf: it could not be read, and is zero */
+    size_t n_bad;
 
     /* The log so far. */
     struct wal_index index;
@@ -293,16 +364,49 @@ struct wal_scan
 
     /* What lies behind the end so far: WAL_C_ROTTEN, _TORN, _STALE, _MISPLACED. */
     uint32_t gap;
-    struct wal_damage gap_damage;
-    uint64_t gap_known_end; /* LSN: end of a damaged batch whose header is good */
+    uint64_t gap_segment, gap_offset; /* its first block */
+    uint64_t gap_records;             /* in it, when it starts with a good header */
+    uint64_t gap_known_end;           /* LSN: end of a damaged batch whose header is good */
+    uint64_t gap_end;                 /* LSN behind the last block of the gap that is not zero */
+
+    struct wal_sighting *seen;
+    size_t n_seen, seen_capacity;
+    struct wal_fault_list faults;
+    struct wal_cut cut;
 };
 
 void rguard__wal_scan(struct wal_scan *s);
 void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, uint64_t offset,
                       const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* Reads @len bytes at @offset, both whole blocks, and on EIO splits the range down to sectors: those
+ * that cannot be read are zeroed, marked in @bad (one byte each, already zero) and counted. Returns
+ * the bytes before the end of the file, or a negative error other than -EIO. */
+int64_t rguard__wal_read_split(struct rguard_disk *disk, struct rguard_file *f, uint8_t *buf,
+                               size_t len, uint64_t offset, uint8_t *bad, size_t *n_bad);
 /* walk.c: segment @k is in s->buf; and the end, when all of them have been. */
 void rguard__wal_walk(struct wal_scan *s, size_t k);
 void rguard__wal_walk_end(struct wal_scan *s);
+/* Remembers, at the first call, that the log is whole up to here. */
+void rguard__wal_mark_cut(struct wal_scan *s);
+/* Takes the batch @h, which is damaged or lost in fault @fault (0: it is not), into the index. */
+void rguard__wal_apply(struct wal_scan *s, const struct wal_batch_header *h, const uint8_t *batch,
+                       uint32_t fault);
+/* Records up to @last are lost in @fault, and nothing else is known of them. */
+bool rguard__wal_bridge(struct wal_scan *s, uint64_t last, uint64_t bytes, uint32_t fault);
+
+/* faults.c: what lies between s->last and the valid batch @h at @batch has been lost. */
+void rguard__wal_hole(struct wal_scan *s, const uint8_t *batch, const struct wal_batch_header *h);
+/* What lies behind the end is damaged. */
+void rguard__wal_tail_hole(struct wal_scan *s);
+/* Looks at every damaged place: what is left of which record. */
+int rguard__wal_examine(struct wal_scan *s);
+int rguard__wal_examine_one(struct rguard_disk *disk, struct wal_fault *f);
+void rguard__wal_faults_free(struct wal_fault_list *l);
+uint32_t rguard__wal_fault_push(struct wal_fault_list *l, const struct wal_fault *f);
+struct wal_lost_record *rguard__wal_fault_find(const struct wal_fault_list *l, uint64_t index,
+                                               struct wal_fault **fault);
+void rguard__wal_fault_text(struct wal_fault *f);
+uint64_t rguard__wal_segment_limit(const struct wal_segment *g); /* LSN: batches end here */
 void rguard__wal_scan_free(struct wal_scan *s);
 bool rguard__wal_foreign(struct rguard_disk *disk);
 void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *report);

@@ -100,7 +100,7 @@ static void a_write_that_is_short_by_any_number_of_sectors(void **state)
         append_range(w, 1, 2, 1, 50, 1);
         x->fault = SHORT_WRITE;
         x->missing = missing;
-        assert_int_equal(queue_record(w, 3, 1, 11800, &data, &out), 0);
+        assert_int_equal(queue_record(w, 3, 1, 11600, &data, &out), 0);
         assert_int_equal(rguard_wal_flush(w), RGUARD_EPOISONED);
         assert_int_equal(out.calls, 1);
         assert_int_equal(out.status, -EIO);

@@ -95,7 +95,7 @@ static void every_bit_of_a_batch_is_covered(void **state)
     uint8_t *buf = encode(3, 1000, &length);
     struct wal_place p = place(length);
     assert_int_equal(length, 4096);
-    uint32_t payload_end = 256 + 32 + 96 + 3000;
+    uint32_t payload_end = 512 + 32 + 96 + 3000;
     for (uint32_t i = 0; i < length; i++) {
         for (unsigned bit = 0; bit < 8; bit++) {
             buf[i] ^= (uint8_t)(1u << bit);
@@ -140,7 +140,7 @@ static void sectors_say_where_the_damage_is(void **state)
             for (uint32_t i = 0; i < n; i++) {
                 damaged += states[i] == WAL_SECTOR_ZEROED || states[i] == WAL_SECTOR_ROTTEN;
             }
-            bool in_array = bad * 512 + 300 < 256 + n * 4;
+            bool in_array = bad * 512 + 300 < 512 + n * 4;
             if (padding && zeroed) {
                 assert_int_equal(damaged, 0);
             } else if (zeroed) {

@@ -143,18 +143,70 @@ static void zero(const char *dir, const char *name, uint64_t offset, size_t len)
 
 /* ---- the table ---- */
 
+/* Row by row: what is found, and what the log is then. */
+static const struct
+{
+    uint32_t condition, verdict;
+} expected_rows[] = {
+    {WAL_C_IO, RGUARD_WAL_UNREADABLE},       {WAL_C_VERSION, RGUARD_WAL_UNSUPPORTED},
+    {WAL_C_FOREIGN, RGUARD_WAL_FOREIGN},     {WAL_C_META, RGUARD_WAL_CORRUPT},
+    {WAL_C_STALE_META, RGUARD_WAL_CORRUPT},  {WAL_C_SEGMENT, RGUARD_WAL_CORRUPT},
+    {WAL_C_LOGIC, RGUARD_WAL_CORRUPT},       {WAL_C_BEHIND, RGUARD_WAL_CORRUPT},
+    {WAL_C_ACKED, RGUARD_WAL_CORRUPT},       {WAL_C_NOT_CLOSED, RGUARD_WAL_CORRUPT},
+    {WAL_C_MISPLACED, RGUARD_WAL_CORRUPT},   {WAL_C_CLOSED, RGUARD_WAL_CLEAN_END},
+    {WAL_C_ROTTEN, RGUARD_WAL_SUSPECT_TAIL}, {WAL_C_TORN, RGUARD_WAL_TORN_TAIL},
+    {WAL_C_STALE, RGUARD_WAL_CLEAN_END},     {0, RGUARD_WAL_CLEAN_END},
+};
+#define ROWS (sizeof expected_rows / sizeof expected_rows[0])
+
 static void every_combination_has_the_verdict_of_its_first_row(void **state)
 {
     (void)state;
-    static const uint32_t by_bit[WAL_CONDITIONS] = {
-        RGUARD_WAL_UNREADABLE, RGUARD_WAL_UNSUPPORTED, RGUARD_WAL_FOREIGN,
-        RGUARD_WAL_CORRUPT,    RGUARD_WAL_CORRUPT,     RGUARD_WAL_CORRUPT,
-        RGUARD_WAL_CORRUPT,    RGUARD_WAL_CORRUPT,     RGUARD_WAL_CORRUPT,
-        RGUARD_WAL_CORRUPT,    RGUARD_WAL_CLEAN_END,   RGUARD_WAL_SUSPECT_TAIL,
-        RGUARD_WAL_TORN_TAIL,  RGUARD_WAL_CLEAN_END};
-    assert_int_equal(rguard__wal_verdict(0, NULL), RGUARD_WAL_CLEAN_END);
-    for (uint32_t c = 1; c < 1u << WAL_CONDITIONS; c++) {
-        assert_int_equal(rguard__wal_verdict(c, NULL), by_bit[__builtin_ctz(c)]);
+    uint32_t condition, verdict, beats, all = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        assert_true(rguard__wal_verdict_row(i, &condition, &verdict, &beats));
+        assert_int_equal(condition, expected_rows[i].condition);
+        assert_int_equal(verdict, expected_rows[i].verdict);
+        assert_int_equal(all & condition, 0);
+        all |= condition;
+    }
+    assert_false(rguard__wal_verdict_row(ROWS, &condition, &verdict, &beats));
+    assert_int_equal(all, (1u << WAL_CONDITIONS) - 1); /* every condition has its row */
+    for (uint32_t c = 0; c < 1u << WAL_CONDITIONS; c++) {
+        size_t i = 0;
+        while (expected_rows[i].condition != 0 && (c & expected_rows[i].condition) == 0) {
+            i++;
+        }
+        assert_int_equal(rguard__wal_verdict(c, NULL), expected_rows[i].verdict);
+    }
+}
+
+/* The order of two rows can be seen in some combination exactly if the upper one's `beats`, which
+ * its paragraph explains, has the lower one's condition. */
+static void the_order_of_rows_matters_exactly_where_the_table_says(void **state)
+{
+    (void)state;
+    uint32_t condition[ROWS], verdict[ROWS], beats[ROWS];
+    for (size_t i = 0; i < ROWS; i++) {
+        assert_true(rguard__wal_verdict_row(i, &condition[i], &verdict[i], &beats[i]));
+    }
+    for (size_t upper = 0; upper + 1 < ROWS; upper++) {
+        uint32_t seen = 0;
+        for (size_t lower = upper + 1; lower + 1 < ROWS; lower++) {
+            for (uint32_t c = 0; c < 1u << WAL_CONDITIONS; c++) {
+                /* With only these two at the top, the lower one moved above the upper one. */
+                bool both = (c & condition[upper]) != 0 && (c & condition[lower]) != 0;
+                uint32_t now = rguard__wal_verdict(c, NULL);
+                if (both && now == verdict[upper] && verdict[lower] != now) {
+                    seen |= condition[lower];
+                    break;
+                }
+            }
+        }
+        if (seen != beats[upper]) {
+            fail_msg("row %u: the order matters to %x, the table says %x", (unsigned)upper, seen,
+                     beats[upper]);
+        }
     }
 }
 
@@ -250,7 +302,7 @@ static void a_cut_leaves_zeros_and_a_marker(void **state)
 static bool is_padding(int batch, uint64_t offset)
 {
     uint64_t length = batch_at[batch + 1] - batch_at[batch];
-    uint64_t payload = 256 + length / 512 * 4 + 3 * 32;
+    uint64_t payload = 512 + length / 512 * 4 + 3 * 32;
     return offset >= payload + 3 * ((batch_len[batch] + 7ULL) & ~7ULL);
 }
 
@@ -463,6 +515,7 @@ static void a_batch_that_does_not_follow_its_predecessor(void **state)
     ((struct wal_batch_header *)(void *)header)->prev_header_crc ^= 1;
     reseal(header);
     patch(f->dir, FIRST_SEGMENT, batch_at[3], header, sizeof header);
+    zero(f->dir, FIRST_SEGMENT, batch_at[3] + 256, 256); /* its copy of the predecessor's header */
     refused(f->dir, RGUARD_WAL_CORRUPT, &r, "chain");
     assert_non_null(strstr(r.message, "a write was lost"));
 }
@@ -478,13 +531,13 @@ static void later_versions_are_unsupported(void **state)
     struct wal_meta m;
     fresh(f, KILLED);
     peek(f->dir, FIRST_SEGMENT, batch_at[1], header, sizeof header);
-    ((struct wal_batch_header *)(void *)header)->version = 2;
+    ((struct wal_batch_header *)(void *)header)->version = 1;
     reseal(header);
     patch(f->dir, FIRST_SEGMENT, batch_at[1], header, sizeof header);
     refused(f->dir, RGUARD_WAL_UNSUPPORTED, &r, "batch");
     fresh(f, KILLED);
     peek(f->dir, FIRST_SEGMENT, 0, &g, sizeof g);
-    g.version = 2;
+    g.version = 3;
     g.crc = 0;
     g.crc = rguard_crc32c(0, &g, sizeof g);
     patch(f->dir, FIRST_SEGMENT, 0, &g, sizeof g);
@@ -649,7 +702,8 @@ static void missing_segments(void **state)
     refused(f->dir, RGUARD_WAL_CORRUPT, &r, "copy");
     assert_non_null(strstr(r.message, "copy of segment 2"));
     write_long_log(f);
-    flip(f->dir, FIRST_SEGMENT, 66, 0); /* first_lsn in the header */
+    flip(f->dir, FIRST_SEGMENT, 66, 0); /* first_lsn in both headers */
+    flip(f->dir, FIRST_SEGMENT, 92 * 1024 + 66, 0);
     refused(f->dir, RGUARD_WAL_CORRUPT, &r, "header");
     assert_int_equal(r.offset, 0);
 }
@@ -698,7 +752,7 @@ static void rot_behind_a_clean_close(void **state)
 {
     struct fixture *f = *state;
     struct rguard_wal_report r;
-    for (uint64_t at = batch_at[5] + 4096; at < 96 * 1024; at += 4096 * 3 + 512) {
+    for (uint64_t at = batch_at[5] + 4096; at < 92 * 1024; at += 4096 * 3 + 512) {
         fresh(f, CLOSED);
         flip(f->dir, FIRST_SEGMENT, at, 2);
         assert_int_equal(verify(f->dir, &r), 0);
@@ -842,6 +896,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(every_combination_has_the_verdict_of_its_first_row),
+        T(the_order_of_rows_matters_exactly_where_the_table_says),
         T(undamaged),
         T(last_batch_cut_at_every_sector),
         T(last_batch_with_any_sectors_missing),
