@@ -12,7 +12,7 @@ VERSION  := 0.1.0
 JOBS     ?= $(shell nproc 2>/dev/null || echo 2)
 
 PACKAGES := gcc libc6-dev make libraft-dev libuv1-dev liburing-dev libsodium-dev libcmocka-dev
-OPTIONAL := libisal-dev redis-tools clang-14 clang-format-14 cppcheck
+OPTIONAL := git libisal-dev redis-tools clang-14 clang-format-14 cppcheck
 
 .DEFAULT_GOAL := all
 
