@@ -64,12 +64,19 @@ int rguard_wal_open(const char *dir, const struct rguard_wal_options *options, r
     if (rc != 0) {
         return explain(report, rc, "options");
     }
-    if (o.backend == NULL) {
+    bool from_env = o.backend == NULL;
+    if (from_env) {
         o.backend = getenv("RGUARD_WAL_BACKEND");
     }
     rc = rguard__disk_open(dir, o.backend, &disk);
+    if (rc == -EINVAL && o.backend != NULL) {
+        char what[96];
+        (void)snprintf(what, sizeof what, "no back end \"%.32s\" (uring, thread or sync)%s",
+                       o.backend, from_env ? " in RGUARD_WAL_BACKEND" : "");
+        return explain(report, rc, what);
+    }
     if (rc != 0) {
-        return explain(report, rc, rc == -EINVAL ? "back end (uring, thread or sync)" : dir);
+        return explain(report, rc, dir);
     }
     if (!o.read_only && !rguard__wal_foreign(disk)) {
         rc = take_lock(dir, &lock_fd);

@@ -442,7 +442,20 @@ static void options_are_checked(void **state)
     o = small(f);
     o.backend = "floppy";
     assert_int_equal(rguard_wal_open(f->dir, &o, &w, &rep), -EINVAL);
-    assert_non_null(strstr(rep.message, "back end"));
+    assert_non_null(strstr(rep.message, "no back end \"floppy\""));
+    o.backend = NULL; /* the environment decides, and is not ignored when it makes no sense */
+    assert_int_equal(setenv("RGUARD_WAL_BACKEND", "threads", 1), 0);
+    assert_int_equal(rguard_wal_open(f->dir, &o, &w, &rep), -EINVAL);
+    assert_non_null(strstr(rep.message, "\"threads\""));
+    assert_non_null(strstr(rep.message, "RGUARD_WAL_BACKEND"));
+    assert_int_equal(setenv("RGUARD_WAL_BACKEND", f->backend, 1), 0);
+    w = must_open(f, &o);
+    assert_string_equal(rguard_wal_backend(w), f->backend);
+    assert_int_equal(rguard_wal_close(w), 0);
+    remove_tree(f->dir);
+    assert_int_equal(mkdir(f->dir, 0700), 0);
+    assert_int_equal(unsetenv("RGUARD_WAL_BACKEND"), 0);
+    w = NULL;
     o = small(f);
     assert_int_equal(rguard_wal_open("/nonexistent", &o, &w, &rep), -ENOENT);
     assert_non_null(strstr(rep.message, "/nonexistent"));

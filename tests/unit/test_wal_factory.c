@@ -109,6 +109,45 @@ static void a_batch_waits_for_its_segment_in_the_queue(void **state)
     }
 }
 
+/* Signals are the process's business; only what a helper is guilty of itself reaches it. */
+static void helpers_take_no_signals(void **state)
+{
+    struct fixture *f = *state;
+    struct rguard_wal_options o = small(f);
+    int helpers = 0;
+    rguard_wal *w = must_open(f, &o);
+    append_range(w, 1, 20, 1, 5000, 1);
+    settle(w);
+    DIR *d = opendir("/proc/self/task");
+    struct dirent *entry;
+    assert_non_null(d);
+    while ((entry = readdir(d)) != NULL) {
+        char path[300], line[200];
+        unsigned long long blocked = 0;
+        bool ours = false;
+        (void)snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+        FILE *status = fopen(path, "r");
+        while (status != NULL && fgets(line, sizeof line, status) != NULL) {
+            ours = ours || strcmp(line, "Name:\trguard-disk\n") == 0;
+            (void)sscanf(line, "SigBlk: %llx", &blocked);
+        }
+        if (status != NULL) {
+            (void)fclose(status);
+        }
+        for (int sig = 1; ours && sig < 32; sig++) {
+            bool own = sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE ||
+                       sig == SIGABRT || sig == SIGKILL || sig == SIGSTOP;
+            assert_int_equal((blocked >> (sig - 1)) & 1, !own);
+        }
+        helpers += ours;
+    }
+    closedir(d);
+    /* Background work; and the writer. */
+    int want = strcmp(f->backend, "thread") == 0 ? 2 : strcmp(f->backend, "uring") == 0;
+    assert_int_equal(helpers, want);
+    assert_int_equal(rguard_wal_close(w), 0);
+}
+
 /* ---- recycling ---- */
 
 static bool exists(const char *dir, uint64_t sequence)
@@ -371,6 +410,7 @@ int main(void)
         EACH(a_spare_is_made_beside_the_appends),
         EACH(every_back_end_leaves_the_same_bytes),
         EACH(a_batch_waits_for_its_segment_in_the_queue),
+        EACH(helpers_take_no_signals),
         EACH(freed_segments_come_back_empty),
         EACH(a_recycled_spare_holds_nothing_but_its_headers),
         EACH(a_freed_file_of_another_size_is_removed),
