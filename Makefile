@@ -43,6 +43,12 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 CFLAGS   += $(SANITIZE)
 LDFLAGS  += $(SANITIZE)
 endif
+ifeq ($(VARIANT),fuzz)
+CPPFLAGS += -DRGUARD_TESTING
+SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+CFLAGS   += $(SANITIZE)
+LDFLAGS  += $(SANITIZE)
+endif
 ifeq ($(VARIANT),release)
 CPPFLAGS += -DRGUARD_NO_FAILPOINTS
 endif
@@ -62,6 +68,7 @@ CONV_SRC := $(wildcard tests/converge/*.c)
 BENCH_SRC := $(wildcard tests/bench/*.c)
 COMPARE_SRC := $(wildcard tests/compare/*.c)
 SIM_SRC  := $(wildcard tests/sim/*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 INTEG_SRC := $(wildcard tests/integration/test_*.c)
@@ -72,7 +79,7 @@ TOOLS    := $(patsubst %.c,$(B)/bin/%,$(notdir $(wildcard $(TOOL_SRC)))) \
             $(if $(BENCH_SRC),$(B)/bin/rguard-bench) $(if $(wildcard examples/dropin.c),$(B)/bin/dropin)
 TESTS    := $(UNIT_SRC:tests/%.c=$(B)/tests/%) $(INTEG_SRC:tests/%.c=$(B)/tests/%)
 
-.PHONY: all help deps headers lib tools tests test converge bench compare lint format install uninstall clean asan-ci soak
+.PHONY: all help deps headers lib tools tests test converge bench compare lint format install uninstall clean asan-ci soak fuzz
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -85,6 +92,7 @@ help:
 	@echo "make bench      each figure beside its anchor as a ratio; writes build/bench/bench.json (2 minutes)"
 	@echo "make compare    libraft's own disk and ours through seven disk faults: who loses what, who is told"
 	@echo "make soak       the log against its model on a simulated disk (SOAK='--seed N ...')"
+	@echo "make fuzz       libFuzzer on the parsers and the log (SECONDS=60 FUZZ=wal_dir)"
 	@echo "make asan-ci    the tests and one fault run under AddressSanitizer and UBSan"
 	@echo "make lint       format, include direction, cppcheck, function length"
 	@echo "make format     clang-format the sources in place"
@@ -122,6 +130,7 @@ $(B)/obj/%.o: %.c $(BUILD)/config.mk | $(STAGED)
 
 # The simulator drives the log from behind its seam.
 $(B)/obj/tests/sim/%.o: CPPFLAGS += -Iwal
+$(B)/obj/tests/fuzz/%.o: CPPFLAGS += $(addprefix -I,$(ROOMS)) -Itests/sim -Iexamples/kv
 # Only the file's own room is on the include path for internal headers; unit tests see every room.
 $(B)/obj/tests/unit/%.o: CPPFLAGS += $(addprefix -I,$(ROOMS)) -Itests/lib -Iexamples/kv
 $(B)/obj/tests/integration/%.o: CPPFLAGS += -Itests/lib
@@ -197,11 +206,21 @@ $(B)/bin/rguard-bench: $(BENCH_OBJ) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$(BENCH_OBJ),-lm)
 
+# A target is linked with libFuzzer, or with a driver that replays a corpus.
+FUZZ_OBJ := $(patsubst %,$(B)/obj/tests/sim/%.o,disk_sim disk_sim_mount image) $(B)/obj/examples/kv/resp.o
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(FUZZ_OBJ) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,-fsanitize=fuzzer $< $(FUZZ_OBJ))
+$(B)/replay/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(FUZZ_OBJ) $(B)/libraftguard.a
+	@mkdir -p $(@D)
+	$(call link,$< $(B)/obj/tests/fuzz/driver.o $(FUZZ_OBJ))
+REPLAYS  := $(FUZZ_SRC:tests/fuzz/%.c=$(B)/replay/%)
+
 $(B)/bin/rguard-wal-oracle: $(SIM_SRC:%.c=$(B)/obj/%.o) $(B)/libraftguard.a
 	@mkdir -p $(@D)
 	$(call link,$(SIM_SRC:%.c=$(B)/obj/%.o))
 
-tests: tools $(TESTS) $(B)/bin/rguard-wal-oracle
+tests: tools $(TESTS) $(B)/bin/rguard-wal-oracle $(REPLAYS)
 
 # Tests run on the testing variant, where detectors have off-switches. The ordinary tools are built as
 # well: the integration tests use both.
@@ -228,6 +247,20 @@ asan-ci:
 soak:
 	@$(MAKE) --no-print-directory -j$(JOBS) VARIANT=testing $(BUILD)/testing/bin/rguard-wal-oracle
 	$(BUILD)/testing/bin/rguard-wal-oracle $(SOAK)
+
+# libFuzzer on every target, SECONDS each, from the corpus of the tree; FUZZ=name picks one. What it
+# finds new stays in build/fuzz/corpus, what crashes in build/fuzz/crash-*.
+SECONDS  ?= 60
+FUZZ     ?= $(FUZZ_SRC:tests/fuzz/fuzz_%.c=%)
+fuzz:
+	@command -v clang-14 >/dev/null || { echo "raftguard: make fuzz needs clang-14" >&2; exit 1; }
+	@$(MAKE) --no-print-directory -j$(JOBS) CC=clang-14 VARIANT=fuzz $(FUZZ:%=$(BUILD)/fuzz/fuzz/fuzz_%)
+	@for f in $(FUZZ); do \
+	    mkdir -p $(BUILD)/fuzz/corpus/$$f; echo "fuzz: $$f"; \
+	    $(BUILD)/fuzz/fuzz/fuzz_$$f -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=64 \
+	        -max_len=65536 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/crash-$$f- \
+	        $(BUILD)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; \
+	done
 
 lint:
 	@sh tests/lib/lint.sh

@@ -3,8 +3,11 @@
  * IMAGE_CASES cases in a row, because making one costs more than judging one. */
 #include "wal_case.h"
 
+#include "image.h"
+
 #include <raftguard/testing.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,6 +218,19 @@ static int make_image(struct case_run *c, uint64_t key)
     return rc;
 }
 
+/* For the corpus of a fuzzer: a byte of flags, then the directory. */
+static void export_image(const struct sim_disk *disk, const char *path)
+{
+    size_t len;
+    uint8_t *data = image_save(disk, &len);
+    FILE *f = fopen(path, "wb");
+    bool good = f != NULL && fputc(0, f) == 0 && fwrite(data, 1, len, f) == len;
+    if (f == NULL || fclose(f) != 0 || !good) {
+        fprintf(stderr, "rguard-wal-oracle: %s: %s\n", path, strerror(errno));
+    }
+    free(data);
+}
+
 static int run_faults(struct case_run *c, size_t n)
 {
     uint64_t random = sim_fork(c->seed ^ (n << 16), c->number);
@@ -240,6 +256,9 @@ static int run_faults(struct case_run *c, size_t n)
         }
     }
     char why[480] = "";
+    if (c->export_to != NULL) {
+        export_image(disk, c->export_to);
+    }
     int rc = check_damage(c->image->disk, disk, m, faults, n, random, &c->tally, why, sizeof why);
     sim_disk_free(disk);
     return rc == 0 ? 0 : lose(c, why);

@@ -27,9 +27,10 @@ struct case_run
     uint64_t seed;
     enum case_class class;
     uint64_t number;
-    bool print;          /* the workload, the log and the faults */
-    unsigned steps;      /* CASE_CRASH: make no more of them; 0: no limit */
-    unsigned only_fault; /* CASE_DOUBLE: 1 or 2, only this one */
+    bool print;            /* the workload, the log and the faults */
+    unsigned steps;        /* CASE_CRASH: make no more of them; 0: no limit */
+    const char *export_to; /* the damaged directory goes there as an image */
+    unsigned only_fault;   /* CASE_DOUBLE: 1 or 2, only this one */
     struct tally tally;
     uint64_t crashes;         /* power failures that were judged */
     unsigned steps_made;      /* CASE_CRASH, until it failed */

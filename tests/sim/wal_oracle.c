@@ -37,6 +37,7 @@ struct options
     unsigned jobs;
     bool verbose;
     bool keep_going;
+    const char *export_to;
 };
 
 /* What the processes share. */
@@ -53,21 +54,23 @@ struct board
 
 static void usage(FILE *to)
 {
-    fprintf(to,
-            "usage: rguard-wal-oracle [--seed N] [--crash N] [--single N] [--double N]"
-            " [--stale N] [--jobs N]\n"
-            "       rguard-wal-oracle --seed N --class NAME --case K [--verbose]\n"
-            "\n"
-            "Checks the write-ahead log on a simulated disk against a model of what was promised.\n"
-            "  --crash N    logs with a power failure at every operation (default 10000)\n"
-            "  --single N   logs with one fault at rest (default 1000000)\n"
-            "  --double N   with two (default 100000)\n"
-            "  --stale N    with blocks of an earlier epoch behind the end (default 10000)\n"
-            "  --seed N     decides everything (default: random, printed)\n"
-            "  --jobs N     processes (default: one per processor)\n"
-            "  --class, --case   one case again, as a failure has named it\n"
-            "  --keep-going      name every case that fails, and go on\n"
-            "exit codes: 0 every property held, 1 a property was violated, 64 bad usage\n");
+    fprintf(
+        to,
+        "usage: rguard-wal-oracle [--seed N] [--crash N] [--single N] [--double N]"
+        " [--stale N] [--jobs N]\n"
+        "       rguard-wal-oracle --seed N --class NAME --case K [--verbose]\n"
+        "\n"
+        "Checks the write-ahead log on a simulated disk against a model of what was promised.\n"
+        "  --crash N    logs with a power failure at every operation (default 10000)\n"
+        "  --single N   logs with one fault at rest (default 1000000)\n"
+        "  --double N   with two (default 100000)\n"
+        "  --stale N    with blocks of an earlier epoch behind the end (default 10000)\n"
+        "  --seed N     decides everything (default: random, printed)\n"
+        "  --jobs N     processes (default: one per processor)\n"
+        "  --class, --case   one case again, as a failure has named it\n"
+        "  --export F   with --case, single or double: the directory as an image for the fuzzer\n"
+        "  --keep-going      name every case that fails, and go on\n"
+        "exit codes: 0 every property held, 1 a property was violated, 64 bad usage\n");
 }
 
 /* ---- running ---- */
@@ -187,7 +190,10 @@ static void explain(const struct options *o, enum case_class class, uint64_t num
 
 static int run_one(const struct options *o)
 {
-    struct case_run c = {.seed = o->seed, .class = (enum case_class)o->class, .number = o->number};
+    struct case_run c = {.seed = o->seed,
+                         .class = (enum case_class)o->class,
+                         .number = o->number,
+                         .export_to = o->export_to};
     int rc = case_run(&c);
     case_end(&c);
     if (rc != 0 || o->verbose) {
@@ -271,13 +277,19 @@ static int find_class(const char *name)
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longs[] = {
-        {"crash", 1, NULL, CASE_CRASH},   {"single", 1, NULL, CASE_SINGLE},
-        {"double", 1, NULL, CASE_DOUBLE}, {"stale", 1, NULL, CASE_STALE},
-        {"seed", 1, NULL, 's'},           {"class", 1, NULL, 'C'},
-        {"case", 1, NULL, 'k'},           {"jobs", 1, NULL, 'j'},
-        {"verbose", 0, NULL, 'v'},        {"keep-going", 0, NULL, 'g'},
-        {"help", 0, NULL, 'h'},           {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"crash", 1, NULL, CASE_CRASH},
+                                          {"single", 1, NULL, CASE_SINGLE},
+                                          {"double", 1, NULL, CASE_DOUBLE},
+                                          {"stale", 1, NULL, CASE_STALE},
+                                          {"seed", 1, NULL, 's'},
+                                          {"class", 1, NULL, 'C'},
+                                          {"case", 1, NULL, 'k'},
+                                          {"jobs", 1, NULL, 'j'},
+                                          {"verbose", 0, NULL, 'v'},
+                                          {"keep-going", 0, NULL, 'g'},
+                                          {"export", 1, NULL, 'x'},
+                                          {"help", 0, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int option;
     uint64_t n = 0;
     while ((option = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -287,6 +299,8 @@ static bool parse(int argc, char **argv, struct options *o)
             exit(0);
         } else if (option == 'v') {
             o->verbose = true;
+        } else if (option == 'x') {
+            o->export_to = optarg;
         } else if (option == 'g') {
             o->keep_going = true;
         } else if (option == 'C') {
