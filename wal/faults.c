@@ -411,7 +411,10 @@ static void note_lost_tail(struct wal_scan *s, const struct wal_batch_header *pr
     f.pub.bytes = until > f.pub.lsn ? until - f.pub.lsn : 0;
     if (g->bytes == 0) {
         const struct wal_segment *at = rguard__wal_segments_find(&s->segments, end);
-        f.segment = at != NULL ? *at : s->segments.v[s->last_segment];
+        if (at == NULL && s->segments.n > 0) {
+            at = &s->segments.v[s->last_segment];
+        }
+        f.segment = at != NULL ? *at : (struct wal_segment){0};
         f.segment.bytes = 0;
     }
     (void)push(s, &f);
