@@ -161,8 +161,9 @@ int check_stale(struct sim_disk *disk, const struct model *m, uint64_t random, s
 
 /* ---- damage at rest ---- */
 
-/* What is left of a damaged batch. */
-enum { HEADER_LEFT = 1, BODY_LEFT = 2 };
+/* What is left of a damaged batch: anything; and the header and the array that say which of its
+ * sectors are rotten. */
+enum { SOMETHING_LEFT = 1, CRCS_LEFT = 2 };
 
 static uint8_t left_of(const struct sim_disk *disk, const struct model_batch *b)
 {
@@ -172,10 +173,14 @@ static uint8_t left_of(const struct sim_disk *disk, const struct model_batch *b)
         return 0;
     }
     size_t len = b->offset + b->length > size ? size - (size_t)b->offset : b->length;
-    size_t header = len < WAL_SECTOR ? len : WAL_SECTOR;
+    size_t array = WAL_BATCH_HEAD + b->length / WAL_SECTOR * sizeof(uint32_t);
+    bool crcs = array <= len;
     data += b->offset;
-    return (uint8_t)((rguard__wal_is_zero(data, header) ? 0 : HEADER_LEFT) |
-                     (rguard__wal_is_zero(data + header, len - header) ? 0 : BODY_LEFT));
+    for (size_t at = 0; at < array && crcs; at += WAL_SECTOR) {
+        crcs = !rguard__wal_is_zero(data + at, WAL_SECTOR);
+    }
+    return (uint8_t)((rguard__wal_is_zero(data, len) ? 0 : SOMETHING_LEFT) |
+                     (crcs ? CRCS_LEFT : 0));
 }
 
 /* Both copies of the newest generation were replaced by valid ones of an older generation. */
@@ -217,10 +222,10 @@ static const char *judge_state(const struct model *m, const struct damage *d,
     if (stale) {
         return NULL;
     }
-    if (d->rotten[k] && (left[k] & HEADER_LEFT) != 0) {
+    if (d->rotten[k] && (left[k] & CRCS_LEFT) != 0) {
         return "LOST: damage that no tear leaves was taken for one";
     }
-    if (o->report.verdict != RGUARD_WAL_TORN_TAIL && left[k] != 0) {
+    if (o->report.verdict != RGUARD_WAL_TORN_TAIL && (left[k] & SOMETHING_LEFT) != 0) {
         return "LOST: a torn batch is gone and not reported";
     }
     return NULL;
@@ -258,8 +263,8 @@ static int judge_opened(const struct model *m, const struct damage *d, struct op
 }
 
 /* One batch was hit and nothing else. */
-static int judge_exact(const struct model *m, const struct damage *d, const struct sim_disk *after,
-                       const struct opened *o, char *why, size_t why_len)
+static int judge_exact(const struct model *m, const struct damage *d, const struct opened *o,
+                       char *why, size_t why_len)
 {
     const struct rguard_wal_report *r = &o->report;
     const struct model_batch *b = &m->batches[d->first_hit - 1];
@@ -281,20 +286,17 @@ static int judge_exact(const struct model *m, const struct damage *d, const stru
     if (r->verdict == RGUARD_WAL_UNREADABLE) {
         return 0; /* the device said where; no more is known */
     }
-    /* Known from the batch's own header or from its successor. */
-    static const uint8_t zeros[WAL_SECTOR];
-    size_t size;
-    const uint8_t *data = sim_file(after, b->file, &size);
-    bool header = data != NULL && b->offset + WAL_SECTOR <= size &&
-                  memcmp(data + b->offset, zeros, WAL_SECTOR) != 0;
-    bool known = d->first_hit < m->durable || (header && r->damage_first_index != 0);
+    /* Known from the batch's own header or from its successor; else where it begins, at most. */
+    bool known = d->first_hit < m->durable || !d->headers[d->first_hit - 1];
     bool exact = r->damage_first_index == b->first && r->damage_last_index == b->last;
-    return exact || !known ? 0 : wrong(why, why_len, o, "the range is not that of the batch");
+    bool vague =
+        !known && r->damage_last_index == 0 &&
+        (r->damage_first_index == 0 || b->type != WAL_DATA || r->damage_first_index == b->first);
+    return exact || vague ? 0 : wrong(why, why_len, o, "the range is not that of the batch");
 }
 
-static int judge_refused(const struct sim_disk *after, const struct model *m,
-                         const struct damage *d, size_t n, const struct opened *o, char *why,
-                         size_t why_len)
+static int judge_refused(const struct model *m, const struct damage *d, size_t n,
+                         const struct opened *o, char *why, size_t why_len)
 {
     bool nothing = d->hits == 0 && !d->headers_hit && !d->beyond && !d->files && d->slots_hit < 2 &&
                    !d->unreadable;
@@ -303,7 +305,7 @@ static int judge_refused(const struct sim_disk *after, const struct model *m,
     }
     bool one =
         n == 1 && d->hits == 1 && !d->headers_hit && !d->beyond && !d->files && d->slots_hit == 0;
-    return one && !d->moved ? judge_exact(m, d, after, o, why, why_len) : 0;
+    return one && !d->moved ? judge_exact(m, d, o, why, why_len) : 0;
 }
 
 int check_damage(const struct sim_disk *before, struct sim_disk *after, const struct model *m,
@@ -328,7 +330,7 @@ int check_damage(const struct sim_disk *before, struct sim_disk *after, const st
         return wrong(why, why_len, &o, "refused, but something has changed");
     }
     if (o.wal == NULL) {
-        return judge_refused(after, m, &d, n, &o, why, why_len);
+        return judge_refused(m, &d, n, &o, why, why_len);
     }
     int rc = judge_opened(m, &d, &o, left, old_votes, tally, why, why_len);
     close_log(&o);

@@ -247,8 +247,8 @@ static void hit_meta(struct damage *d, uint64_t offset)
     }
 }
 
-static void hit_sector(struct damage *d, const struct model *m, const char *file, uint64_t offset,
-                       bool zero)
+static void hit_sector(struct damage *d, const struct model *m, const char *file, size_t size,
+                       uint64_t offset, bool zero)
 {
     if (strcmp(file, "meta") == 0) {
         hit_meta(d, offset);
@@ -265,11 +265,16 @@ static void hit_sector(struct damage *d, const struct model *m, const char *file
         const struct model_batch *b = &m->batches[i];
         if (offset >= b->offset && offset < b->offset + b->length && strcmp(file, b->file) == 0) {
             d->hit[i] = true;
+            d->headers[i] = d->headers[i] || offset == b->offset;
             d->rotten[i] = d->rotten[i] || !zero;
             return;
         }
     }
-    d->beyond = true;
+    if (offset + WAL_BLOCK >= size) {
+        d->headers_hit = true; /* its copy in the last block */
+    } else {
+        d->beyond = true;
+    }
 }
 
 static void compare_file(struct damage *d, const struct model *m, const char *file,
@@ -280,7 +285,7 @@ static void compare_file(struct damage *d, const struct model *m, const char *fi
     for (size_t at = 0; at < nx; at += SECTOR) {
         const uint8_t *now = at + SECTOR <= ny ? y + at : zeros;
         if (memcmp(x + at, now, SECTOR) != 0) {
-            hit_sector(d, m, file, at, memcmp(now, zeros, SECTOR) == 0);
+            hit_sector(d, m, file, nx, at, memcmp(now, zeros, SECTOR) == 0);
         }
     }
 }
@@ -325,7 +330,9 @@ void damage_assess(const struct sim_disk *before, const struct sim_disk *after,
                    faults[i].kind == FAULT_COPIED || faults[i].kind == FAULT_SWAPPED;
         if (faults[i].kind == FAULT_BAD_SECTOR) {
             d->unreadable = true;
-            hit_sector(d, m, faults[i].file, faults[i].offset, false);
+            size_t size = 0;
+            (void)sim_file(before, faults[i].file, &size);
+            hit_sector(d, m, faults[i].file, size, faults[i].offset, false);
         }
     }
     for (uint32_t i = m->durable; i-- > 0;) {

@@ -55,7 +55,8 @@ struct damage
     bool beyond;      /* places of segments where no durable batch is */
     bool files;       /* appeared, disappeared, or changed in size */
     bool hit[MODEL_BATCHES];
-    bool rotten[MODEL_BATCHES]; /* something in it changed to anything but zeros */
+    bool headers[MODEL_BATCHES]; /* the first sector of it has changed */
+    bool rotten[MODEL_BATCHES];  /* something in it changed to anything but zeros */
     bool unreadable;
     bool unused_files; /* segments that wait to be recycled */
     bool moved;        /* contents of one place came to another */

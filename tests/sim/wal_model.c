@@ -154,6 +154,9 @@ void model_event(struct model *m, const struct sim_event *e)
         }
     } else if (rguard__wal_segment_parse(e->file) != 0 && e->offset > 0) {
         memcpy(&h, e->buf, sizeof h);
+        if (h.magic != WAL_BATCH_MAGIC) {
+            return; /* a copy of the segment's header */
+        }
         if (!e->done) {
             batch_started(m, e, &h);
         } else if (e->status == 0) {

@@ -48,8 +48,9 @@ struct board
     _Atomic uint64_t verdicts[CASE_CLASS_COUNT][CHECK_VERDICTS];
     _Atomic uint64_t losses[CASE_CLASS_COUNT];
     _Atomic uint64_t crashes;
-    _Atomic uint64_t failures; /* with --keep-going */
-    _Atomic uint64_t failed;   /* class << 56 | number + 1 of the first failure */
+    _Atomic uint64_t at[MAX_JOBS]; /* class << 56 | number of the case that a process is at */
+    _Atomic uint64_t failures;     /* with --keep-going */
+    _Atomic uint64_t failed;       /* class << 56 | number + 1 of the first failure */
 };
 
 static void usage(FILE *to)
@@ -85,7 +86,8 @@ static void add(struct board *b, const struct case_run *c)
 }
 
 /* Takes chunk after chunk of a class. */
-static void work_class(const struct options *o, struct board *b, enum case_class class)
+static void work_class(const struct options *o, struct board *b, enum case_class class,
+                       unsigned job)
 {
     struct case_run c = {.seed = o->seed, .class = class};
     while (atomic_load(&b->failed) == 0) {
@@ -95,6 +97,7 @@ static void work_class(const struct options *o, struct board *b, enum case_class
             break;
         }
         for (c.number = from; c.number < to && atomic_load(&b->failed) == 0; c.number++) {
+            atomic_store(&b->at[job], (uint64_t) class << 56 | c.number);
             if (case_run(&c) != 0) {
                 uint64_t none = 0;
                 if (o->keep_going) {
@@ -115,10 +118,10 @@ static void work_class(const struct options *o, struct board *b, enum case_class
     case_end(&c);
 }
 
-static void work(const struct options *o, struct board *b)
+static void work(const struct options *o, struct board *b, unsigned job)
 {
     for (int class = 0; class < CASE_CLASS_COUNT; class ++) {
-        work_class(o, b, (enum case_class) class);
+        work_class(o, b, (enum case_class) class, job);
     }
 }
 
@@ -220,7 +223,7 @@ static int run_all(const struct options *o)
     for (; running < o->jobs; running++) {
         pids[running] = fork();
         if (pids[running] == 0) {
-            work(o, b);
+            work(o, b, running);
             _exit(0);
         }
         if (pids[running] < 0) {
@@ -233,7 +236,13 @@ static int run_all(const struct options *o)
         int status;
         for (unsigned i = 0; i < running; i++) {
             if (pids[i] > 0 && waitpid(pids[i], &status, WNOHANG) == pids[i]) {
-                died = died || !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+                if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+                    uint64_t at = atomic_load(&b->at[i]);
+                    printf("a process died (status %d) at: rguard-wal-oracle --seed %" PRIu64
+                           " --class %s --case %" PRIu64 "\n",
+                           status, o->seed, class_names[at >> 56], at & UINT64_C(0xffffffffffffff));
+                    died = true;
+                }
                 pids[i] = 0;
                 left--;
             }
@@ -246,9 +255,6 @@ static int run_all(const struct options *o)
     summary(o, b,
             (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
     uint64_t failed = atomic_load(&b->failed);
-    if (died) {
-        printf("a process died; seed %" PRIu64 "\n", o->seed);
-    }
     if (failed != 0) {
         explain(o, (enum case_class)(failed >> 56), (failed & 0xffffffffffffffULL) - 1);
     }
