@@ -182,6 +182,7 @@ static void explain(const struct options *o, enum case_class class, uint64_t num
     }
     case_end(&c);
     c.print = true;
+    c.export_to = o->export_to;
     int rc = case_run(&c);
     printf("%s: %s case %" PRIu64 " of seed %" PRIu64 "\n",
            rc != 0 ? c.why : "it does not fail when it is run again", class_names[class], number,
