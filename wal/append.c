@@ -132,7 +132,10 @@ static int writable(const rguard_wal *w)
     if (w->poisoned != 0) {
         return RGUARD_EPOISONED;
     }
-    return w->options.read_only ? -EROFS : 0;
+    if (w->options.read_only) {
+        return -EROFS;
+    }
+    return w->damaged ? RGUARD_ECORRUPT : 0;
 }
 
 int rguard_wal_append(rguard_wal *w, const struct rguard_wal_record *records, size_t n,
@@ -610,7 +613,7 @@ static void submit(rguard_wal *w)
 static bool idle(const rguard_wal *w)
 {
     return !w->in_flight && w->queue.head == NULL && w->done.head == NULL && w->poisoned == 0 &&
-           !w->options.read_only;
+           !w->options.read_only && !w->damaged;
 }
 
 /* What was acknowledged last is not yet on record, and a MARK would not have to wait for room. */

@@ -284,7 +284,7 @@ enum step { STEP_NONE, STEP_BEGIN, STEP_DISCARD, STEP_GO_ON, STEP_REMOVE };
 static enum step next_step(const rguard_wal *w)
 {
     const struct wal_factory *f = &w->factory;
-    if (w->poisoned != 0 || w->options.read_only) {
+    if (w->poisoned != 0 || w->options.read_only || w->damaged) {
         return STEP_NONE;
     }
     if (f->file != NULL && f->state != WAL_SPARE_DISCARD && too_small(f)) {

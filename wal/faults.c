@@ -102,6 +102,15 @@ uint32_t rguard__wal_fault_push(struct wal_fault_list *l, const struct wal_fault
     return (uint32_t)++l->n;
 }
 
+/* Not when nobody knows whose it is, what was voted, or which of two contradicting batches is true. */
+bool rguard__wal_openable(const struct wal_scan *s)
+{
+    const uint32_t never =
+        WAL_C_VERSION | WAL_C_FOREIGN | WAL_C_META | WAL_C_STALE_META | WAL_C_LOGIC;
+    return s->error == 0 && !s->empty && !s->hopeless && (s->conditions & never) == 0 &&
+           s->faults.n > 0;
+}
+
 /* ---- holes: something valid lies behind ---- */
 
 static uint32_t push(struct wal_scan *s, const struct wal_fault *f)

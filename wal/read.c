@@ -20,6 +20,9 @@ int rguard_wal_stat(const rguard_wal *w, uint64_t index, struct rguard_wal_recor
     if (entry == NULL) {
         return -ENOENT;
     }
+    if (entry->fault != 0) {
+        return RGUARD_ECORRUPT;
+    }
     struct rguard_wal_record record = {.index = index,
                                        .term = entry->term,
                                        .type = entry->type,

@@ -538,12 +538,13 @@ static void scan_segment(struct wal_scan *s, size_t k)
     s->disk->ops->close(s->disk, f);
 }
 
-/* Before the lock file is created: is this somebody else's directory? */
-bool rguard__wal_foreign(struct rguard_disk *disk)
+/* Before the lock file is created: is this somebody else's directory, or has it no log? */
+bool rguard__wal_foreign(struct rguard_disk *disk, bool *empty)
 {
     struct wal_scan s = {.disk = disk};
     scan_directory(&s);
     bool foreign = (s.conditions & WAL_C_FOREIGN) != 0;
+    *empty = s.empty;
     rguard__wal_scan_free(&s);
     return foreign;
 }

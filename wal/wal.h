@@ -64,6 +64,7 @@ struct rguard_wal_options
     unsigned mark_idle_ms; /* a MARK batch follows after so much idle time; 0 = 20 */
     bool read_only;        /* takes no lock, writes nothing, repairs nothing */
     uint64_t seed;         /* 0 = random identity; tests and fill: deterministic UUID and salts */
+    bool open_damaged;     /* see "damaged logs" */
 };
 
 /* What recovery found. Filled by every open that got as far as looking, also when open fails. */
@@ -158,10 +159,15 @@ RGUARD_API int rguard_wal_read(rguard_wal *w, uint64_t index, struct rguard_wal_
 
 /* ---- damaged logs ---------------------------------------------------------------------------- *
  *
- * With options.open_damaged a log with the verdict SUSPECT_TAIL or CORRUPT is opened as well: intact
- * records can be read, metadata works, appends and truncations answer RGUARD_ECORRUPT, and the close
- * leaves everything as it was. Each damaged range is listed; a range is whole again when every record
- * in it has been put back; with no range left the log takes appends like any other. */
+ * With options.open_damaged a log with the verdict SUSPECT_TAIL, CORRUPT or UNREADABLE is opened as
+ * well, unless term and vote are lost or old, or valid batches contradict each other: then the error
+ * is what it is without. Intact records can be read, also those of a batch of which others are
+ * damaged; damaged ones answer RGUARD_ECORRUPT. Metadata works, appends and truncations answer
+ * RGUARD_ECORRUPT, and the close leaves everything as it was. Each damaged range is listed. A range
+ * that holds no record of the log (its records are intact, or had become void) is repaired before
+ * the open returns, unless options.read_only; any other is whole again when every record in it has
+ * been put back; with no range left the log takes appends like any other. @report is about the log
+ * as it was found. */
 
 enum rguard_wal_fault_kind {
     RGUARD_WAL_FAULT_PAYLOAD = 1, /* identity known: index, term, crc of each record */
@@ -177,7 +183,8 @@ struct rguard_wal_fault
     uint32_t kind;                    /* enum rguard_wal_fault_kind */
     uint32_t verdict;                 /* SUSPECT_TAIL or CORRUPT */
     uint64_t lsn, bytes;              /* the batch it lies in */
-    uint64_t first_index, last_index; /* 0 when unknown */
+    uint64_t first_index, last_index; /* records to put back; both 0: none. last_index alone 0: from
+                                       * first_index on, nobody knows how many */
     uint64_t term;                    /* of last_index, 0 when unknown */
     char file[64];
     uint64_t offset; /* first damaged byte; damage is narrowed to 512-byte sectors */
@@ -204,7 +211,7 @@ RGUARD_API int rguard_wal_fault_record(const rguard_wal *w, uint64_t index,
 RGUARD_API int rguard_wal_repair_put(rguard_wal *w, const struct rguard_wal_record *record,
                                      uint64_t committed);
 
-/* Cuts the log in @dir behind its last intact record before the first damage. @accept_data_loss is needed
+/* Cuts the log in @dir behind its last intact batch before the first damage. @accept_data_loss is needed
  * when the verdict is CORRUPT (RGUARD_EREFUSED otherwise, @report says what would be lost). A copy of
  * everything that is dropped goes into "quarantine-<lsn>" first. @dry_run changes nothing. The log must not be
  * in use. 0 also when there is nothing to cut. */

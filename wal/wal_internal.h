@@ -225,6 +225,13 @@ struct rguard_wal
 int rguard__wal_open_disk(struct rguard_disk *disk, const struct rguard_wal_options *options,
                           rguard_wal **out, struct rguard_wal_report *report);
 void rguard__wal_random(rguard_wal *w, void *out, size_t len);
+int rguard__wal_resolve(const struct rguard_wal_options *in, struct rguard_wal_options *out);
+int rguard__wal_take_lock(const char *dir, int *out);
+int rguard__wal_explain(struct rguard_wal_report *report, int rc, const char *what);
+void rguard__wal_report_out(const struct rguard_wal_report *r, struct rguard_wal_report *out);
+int rguard__wal_new(struct rguard_disk *disk, const struct rguard_wal_options *options,
+                    rguard_wal **out, struct rguard_wal_report *report);
+void rguard__wal_release(rguard_wal *w);
 
 /* append.c */
 int rguard__wal_control(rguard_wal *w, uint32_t type, uint64_t arg_index, uint64_t arg_term);
@@ -376,6 +383,9 @@ struct wal_scan
 };
 
 void rguard__wal_scan(struct wal_scan *s);
+/* open.c: the handle of a log that has been scanned and is damaged; and of the same one, repaired. */
+int rguard__wal_adopt_damaged(rguard_wal *w, struct wal_scan *s);
+int rguard__wal_readopt(rguard_wal *w, struct rguard_wal_report *r);
 void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, uint64_t offset,
                       const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* Reads @len bytes at @offset, both whole blocks, and on EIO splits the range down to sectors: those
@@ -394,7 +404,9 @@ void rguard__wal_apply(struct wal_scan *s, const struct wal_batch_header *h, con
 /* Records up to @last are lost in @fault, and nothing else is known of them. */
 bool rguard__wal_bridge(struct wal_scan *s, uint64_t last, uint64_t bytes, uint32_t fault);
 
-/* faults.c: what lies between s->last and the valid batch @h at @batch has been lost. */
+/* faults.c: can the log be opened with its damage? */
+bool rguard__wal_openable(const struct wal_scan *s);
+/* What lies between s->last and the valid batch @h at @batch has been lost. */
 void rguard__wal_hole(struct wal_scan *s, const uint8_t *batch, const struct wal_batch_header *h);
 /* What lies behind the end is damaged. */
 void rguard__wal_tail_hole(struct wal_scan *s);
@@ -408,9 +420,14 @@ struct wal_lost_record *rguard__wal_fault_find(const struct wal_fault_list *l, u
 void rguard__wal_fault_text(struct wal_fault *f);
 uint64_t rguard__wal_segment_limit(const struct wal_segment *g); /* LSN: batches end here */
 void rguard__wal_scan_free(struct wal_scan *s);
-bool rguard__wal_foreign(struct rguard_disk *disk);
+bool rguard__wal_foreign(struct rguard_disk *disk, bool *empty);
 void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *report);
 int rguard__wal_verdict_error(uint32_t verdict);
+/* quarantine.c */
+int rguard__wal_quarantine(rguard_wal *w, const struct wal_segment *segment, uint64_t lsn,
+                           const uint64_t *others, size_t n);
+int rguard__wal_drop_tail_disk(struct rguard_disk *disk, const struct rguard_wal_options *options,
+                               bool accept, struct rguard_wal_report *report);
 /* Zeroes what lies behind the end, durably. */
 int rguard__wal_cut(struct wal_scan *s);
 /* Scans a directory that another process may be writing to, until two scans agree. */

@@ -228,6 +228,18 @@ static void check_meta(struct wal_scan *s, const struct wal_batch_header *h, uin
     }
 }
 
+/* The first block of the gap, or the end of the log. */
+static void end_location(const struct wal_scan *s, uint64_t *segment, uint64_t *offset)
+{
+    *segment = s->gap_segment;
+    *offset = s->gap_offset;
+    if (*segment == 0 && s->segments.n > 0) {
+        const struct wal_segment *g = &s->segments.v[s->last_segment];
+        *segment = g->sequence;
+        *offset = s->end - g->first_lsn;
+    }
+}
+
 /* Classifies what is at @offset instead of a valid batch and returns how far to go on. */
 static uint64_t note_gap(struct wal_scan *s, size_t k, uint64_t offset, enum wal_found found,
                          const struct wal_batch_header *h)
@@ -247,9 +259,11 @@ static uint64_t note_gap(struct wal_scan *s, size_t k, uint64_t offset, enum wal
         case WAL_BODY_BAD:
             if (!candidate && !RGUARD_TEST_OFF("acked_lsn")) {
                 /* Its header alone proves that whatever preceded it was complete. */
+                uint64_t at_segment, at;
+                end_location(s, &at_segment, &at);
                 rguard__wal_mark_cut(s);
-                rguard__wal_find(s, WAL_C_BEHIND, g->sequence, offset,
-                                 "a batch is missing before it");
+                rguard__wal_find(s, WAL_C_BEHIND, at_segment, at,
+                                 "a batch is missing before a later one");
             }
             condition = judge_body(s, k, offset, h);
             skip = h->length;
@@ -502,17 +516,6 @@ static void settle_base(struct wal_scan *s)
                              s->index.first + i);
             break;
         }
-    }
-}
-
-static void end_location(const struct wal_scan *s, uint64_t *segment, uint64_t *offset)
-{
-    *segment = s->gap_segment;
-    *offset = s->gap_offset;
-    if (*segment == 0 && s->segments.n > 0) {
-        const struct wal_segment *g = &s->segments.v[s->last_segment];
-        *segment = g->sequence;
-        *offset = s->end - g->first_lsn;
     }
 }
 
