@@ -16,6 +16,7 @@ struct bench
     /* in */
     const char *dir; /* the row's own directory, empty, on the file system under test */
     double seconds;  /* to be spent on measuring, set-up not counted */
+    bool tails;      /* set by the row: trials are single events, note mean and p99 of both */
     /* out */
     double value, anchor_value; /* medians over the trials */
     double low, high;           /* quartiles of the ratio over parts of the run */

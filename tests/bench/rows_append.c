@@ -85,6 +85,7 @@ static int append_4k(struct bench *b, const char *backend)
     if (rc != 0) {
         return rc;
     }
+    b->tails = true;
     rc = bench_interleave(b, log_4k, raw_4k, &a);
     if (rc == 0) {
         bench_log_note_phases(&a.log);
@@ -194,6 +195,7 @@ int bench_append_25ms(struct bench *b)
     if (rc == 0) {
         struct rguard_wal_stats s = {.size = sizeof s};
         (void)rguard_wal_stats(a.log.wal, &s);
+        b->tails = true;
         bench_conclude(b, &ours, &raw);
         bench_log_note_phases(&a.log);
         bench_note(b, "%.2f MARKs per append", (double)s.marks / (double)ours.n);

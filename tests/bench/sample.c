@@ -60,6 +60,15 @@ static double part_median(const struct cv_samples *s, size_t part, size_t parts)
     return bench_median(&some);
 }
 
+static double mean_of(const struct cv_samples *s)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        sum += s->v[i];
+    }
+    return sum / (double)s->n;
+}
+
 void bench_conclude(struct bench *b, const struct cv_samples *ours, const struct cv_samples *anchor)
 {
     struct cv_samples ratios = {0};
@@ -73,6 +82,10 @@ void bench_conclude(struct bench *b, const struct cv_samples *ours, const struct
     b->low = bench_quantile(&ratios, 0.25);
     b->high = bench_quantile(&ratios, 0.75);
     cv_samples_free(&ratios);
+    if (b->tails) {
+        bench_note(b, "mean %.0f against %.0f, p99 %.0f against %.0f; ", mean_of(ours),
+                   mean_of(anchor), bench_quantile(ours, 0.99), bench_quantile(anchor, 0.99));
+    }
 }
 
 /* ---- in turns ---- */
