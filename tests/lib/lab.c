@@ -176,11 +176,11 @@ void lab_start_all(struct lab *l)
     }
 }
 
-void lab_show_logs(const struct lab *l)
+static void show_logs(void)
 {
     for (int i = 0; i < LAB_NODES; i++) {
         char path[96], line[512];
-        snprintf(path, sizeof path, "%s/log%d", l->dir, i + 1);
+        snprintf(path, sizeof path, "%s/log%d", lab.dir, i + 1);
         FILE *f = fopen(path, "re");
         while (f != NULL && fgets(line, sizeof line, f) != NULL) {
             fputs(line, stderr);
@@ -189,6 +189,17 @@ void lab_show_logs(const struct lab *l)
             fclose(f);
         }
     }
+}
+
+void lab_fail(const char *fmt, ...)
+{
+    char why[256];
+    va_list ap;
+    show_logs();
+    va_start(ap, fmt);
+    vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    fail_msg("%s", why);
 }
 
 int lab_tear_down(void **state)
@@ -279,7 +290,7 @@ int lab_leader(const struct lab *l)
             }
         }
     }
-    REQUIRE(!"a leader");
+    lab_fail("no leader in %d s", LAB_PATIENCE_S);
     return -1;
 }
 
@@ -292,7 +303,7 @@ void lab_must_set(const struct lab *l, int *leader, int key)
         }
         *leader = lab_leader(l);
     }
-    REQUIRE(!"an acknowledgement");
+    lab_fail("no acknowledgement in %d s", LAB_PATIENCE_S);
 }
 
 void lab_require_all(const struct lab *l, int keys)
@@ -308,8 +319,7 @@ void lab_require_all(const struct lab *l, int keys)
             got = lab_ask(l, leader, "GET k%d", k);
         }
         if (strcmp(got, expected) != 0) {
-            lab_show_logs(l);
-            fail_msg("k%d: %s", k, got);
+            lab_fail("k%d: %s", k, got);
         }
     }
 }
@@ -329,7 +339,7 @@ void lab_require_equal(const struct lab *l)
             return;
         }
     }
-    REQUIRE(!"equal digests");
+    lab_fail("not equal after %d s", LAB_PATIENCE_S);
 }
 
 /* ---- many keys ------------------------------------------------------------------------------- */
@@ -412,8 +422,7 @@ static void require_key(const struct lab *l, int *leader, unsigned key, lab_byte
         got = lab_ask(l, *leader, "GET k%u", key);
     }
     if (strcmp(got, expected) != 0) {
-        lab_show_logs(l);
-        fail_msg("acknowledged, but k%u is %.64s", key, got);
+        lab_fail("acknowledged, but k%u is %.64s", key, got);
     }
 }
 

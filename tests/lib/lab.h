@@ -9,8 +9,7 @@
 
 /* Three rguard-kv processes on loopback and in a temporary directory, their fault sites, and a
  * client. Needs RGUARD_BIN (and RGUARD_TESTING_BIN where detectors are switched off), as set by
- * make test. What cannot be done fails the running test; what must hold is REQUIREd, which shows
- * the logs of the nodes. */
+ * make test. What cannot be done, or does not come about in time, fails the running test. */
 
 #define LAB_NODES      3
 #define LAB_PATIENCE_S 20
@@ -33,11 +32,13 @@ struct lab
 
 extern struct lab lab; /* of the running test, so that teardown finds it after a failure */
 
+/* Fails the running test, and shows what the nodes of the global lab have logged. */
+void lab_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 #define REQUIRE(condition)                                 \
     do {                                                   \
         if (!(condition)) {                                \
-            lab_show_logs(&lab);                           \
-            fail_msg("line %d: %s", __LINE__, #condition); \
+            lab_fail("line %d: %s", __LINE__, #condition); \
         }                                                  \
     } while (0)
 
@@ -59,7 +60,6 @@ void lab_start_all(struct lab *l);
 void lab_kill(struct lab *l, int i);
 int lab_end(struct lab *l, int i); /* SIGTERM; as lab_wait() */
 bool lab_is_running(const struct lab *l, int i);
-void lab_show_logs(const struct lab *l);
 int lab_count_in_log(const struct lab *l, int i, const char *one, const char *other); /* lines */
 
 /* From now on no file of node @i can grow beyond @bytes: a full disk. The test has to ignore
