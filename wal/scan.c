@@ -261,12 +261,22 @@ static const char pair_lost[] =
 
 /* The newest generation with a good copy, unless the other pair, which may have held a newer one,
  * is damaged as a whole. */
+/* The generation of a slot that has overwritten slot @i instead of its own place; 0: none. */
+static uint64_t stray_generation(const struct wal_scan *s, uint32_t i, const struct wal_meta *found)
+{
+    struct wal_meta m;
+    bool stray = found->slot < WAL_META_SLOTS && found->slot != i &&
+                 rguard__wal_meta_check(s->buf + i * WAL_BLOCK, found->slot, &m) == WAL_HEADER_OK;
+    return stray ? found->generation : 0;
+}
+
 static void choose_meta(struct wal_scan *s)
 {
     enum wal_header_state state[WAL_META_SLOTS];
     struct wal_meta slot[WAL_META_SLOTS];
     int best = -1;
     bool other = false, magic = false;
+    uint64_t stray = 0;
     for (uint32_t i = 0; i < WAL_META_SLOTS; i++) {
         state[i] = rguard__wal_meta_check(s->buf + i * WAL_BLOCK, i, &slot[i]);
         other = other || state[i] == WAL_HEADER_OTHER;
@@ -275,6 +285,8 @@ static void choose_meta(struct wal_scan *s)
             best = (int)i;
         }
         s->meta_bad_copy = s->meta_bad_copy || state[i] != WAL_HEADER_OK;
+        uint64_t generation = state[i] == WAL_HEADER_BAD ? stray_generation(s, i, &slot[i]) : 0;
+        stray = generation > stray ? generation : stray;
     }
     uint32_t lost = WAL_C_META;
     if (s->n_bad > 0) {
@@ -296,6 +308,9 @@ static void choose_meta(struct wal_scan *s)
         uint32_t pair = (uint32_t)best < 2 ? 2 : 0;
         if (state[pair] != WAL_HEADER_OK && state[pair + 1] != WAL_HEADER_OK) {
             rguard__wal_find(s, lost, 0, pair * WAL_BLOCK, "%s", pair_lost);
+        } else if (stray > s->meta.generation) {
+            /* The second copy was misdirected onto the first, and its place holds an older one. */
+            rguard__wal_find(s, WAL_C_META, 0, pair * WAL_BLOCK, "%s", pair_lost);
         }
     }
     s->warnings += s->meta_bad_copy;
