@@ -241,25 +241,26 @@ static int run_faults(struct case_run *c, size_t n)
     }
     const struct model *m = &c->image->model;
     struct sim_disk *disk = sim_disk_clone(c->image->disk, sim_random(&random));
+    size_t applied = 0;
     for (size_t i = 0; i < n; i++) {
-        faults[i] = fault_random(disk, m, &random);
+        struct fault f = fault_random(disk, m, &random);
         if (c->only_fault == 0 || c->only_fault == i + 1) {
-            fault_apply(disk, m, &faults[i]);
+            fault_apply(disk, m, &f);
+            faults[applied++] = f;
         }
     }
     if (c->print) {
         model_print(m);
     }
-    for (size_t i = 0; i < n && c->print; i++) {
-        if (c->only_fault == 0 || c->only_fault == i + 1) {
-            fault_print(&faults[i]);
-        }
+    for (size_t i = 0; i < applied && c->print; i++) {
+        fault_print(&faults[i]);
     }
     char why[480] = "";
     if (c->export_to != NULL) {
         export_image(disk, c->export_to);
     }
-    int rc = check_damage(c->image->disk, disk, m, faults, n, random, &c->tally, why, sizeof why);
+    int rc =
+        check_damage(c->image->disk, disk, m, faults, applied, random, &c->tally, why, sizeof why);
     sim_disk_free(disk);
     return rc == 0 ? 0 : lose(c, why);
 }

@@ -330,9 +330,10 @@ void damage_assess(const struct sim_disk *before, const struct sim_disk *after,
                    faults[i].kind == FAULT_COPIED || faults[i].kind == FAULT_SWAPPED;
         if (faults[i].kind == FAULT_BAD_SECTOR) {
             d->unreadable = true;
-            size_t size = 0;
-            (void)sim_file(before, faults[i].file, &size);
-            hit_sector(d, m, faults[i].file, size, faults[i].offset, false);
+            size_t size;
+            if (sim_file(after, faults[i].file, &size) != NULL && faults[i].offset < size) {
+                hit_sector(d, m, faults[i].file, size, faults[i].offset, false);
+            }
         }
     }
     for (uint32_t i = m->durable; i-- > 0;) {
