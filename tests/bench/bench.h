@@ -22,7 +22,7 @@ struct bench
     double low, high;           /* quartiles of the ratio over parts of the run */
     size_t trials;
     bool unmet;     /* not enough of it was seen for the row's goal, whatever the ratio says */
-    char note[400]; /* where the time goes; why it was skipped or failed */
+    char note[600]; /* where the time goes; why it was skipped or failed */
 };
 
 #define BENCH_SKIPPED 1 /* this build or machine lacks what the row measures; the note says what */

@@ -122,9 +122,13 @@ int bench_segment_switch(struct bench *b)
         rc = steady_round(&s, round);
         rc = rc == 0 ? switch_round(&s, &log) : rc;
     }
+    struct rguard_wal_stats stats = {.size = sizeof stats};
+    (void)rguard_wal_stats(log.wal, &stats);
     bench_log_close(&log);
     if (rc == 0) {
         conclude(&s);
+        bench_note(b, "; %llu had to wait for their segment",
+                   (unsigned long long)stats.segment_waits);
     } else {
         bench_note(b, "%s", own.note);
     }
