@@ -418,6 +418,9 @@ static void note_lost_tail(struct wal_scan *s, const struct wal_batch_header *pr
     const struct wal_segment *g = &f.segment;
     f.pub.lsn = g->bytes != 0 && end < g->first_lsn ? g->first_lsn + WAL_FIRST_BATCH : end;
     f.pub.bytes = until > f.pub.lsn ? until - f.pub.lsn : 0;
+    if (f.pub.bytes == 0 || until > f.segment.first_lsn + f.segment.bytes - WAL_BLOCK) {
+        f.segment.bytes = 0;
+    }
     if (g->bytes == 0) {
         const struct wal_segment *at = rguard__wal_segments_find(&s->segments, end);
         if (at == NULL && s->segments.n > 0) {
@@ -449,6 +452,9 @@ void rguard__wal_tail_hole(struct wal_scan *s)
         index = h->tail_index;
     }
     bool gone = s->acked_lsn > end || s->gap_end > end || end == s->end;
+    if (end != s->end && s->meta.clean != 0 && s->meta.acked_lsn == end + WAL_BLOCK) {
+        gone = false; /* behind the batches that are known there was only CLOSE */
+    }
     if (s->error == 0 && gone) {
         note_lost_tail(s, &prev, end, index, verdict);
     }
@@ -491,6 +497,7 @@ static void examine_records(struct wal_fault *f, const uint8_t *buf, const uint8
             r->offset = t[i].offset;
             r->intact = rguard_crc32c(0, buf + t[i].offset, t[i].len) == t[i].crc;
         }
+        r->live = true;
         r->needed = !r->intact;
     }
 }
@@ -500,9 +507,9 @@ static void classify(struct wal_fault *f, const uint8_t *states, size_t n_bad)
 {
     uint32_t n = f->h.length / WAL_SECTOR, first = n, damaged = 0, unknown = 0, lost = 0;
     for (uint32_t i = 0; i < n; i++) {
-        bool good = states[i] == WAL_SECTOR_GOOD;
-        first = good || first < n ? first : i;
-        damaged += !good;
+        bool bad = states[i] == WAL_SECTOR_ZEROED || states[i] == WAL_SECTOR_ROTTEN;
+        first = !bad || first < n ? first : i;
+        damaged += bad;
     }
     for (size_t i = 0; i < f->n; i++) {
         unknown += !f->records[i].known;
@@ -517,8 +524,8 @@ static void classify(struct wal_fault *f, const uint8_t *states, size_t n_bad)
     }
 }
 
-static int read_place(struct rguard_disk *disk, const struct wal_fault *f, uint8_t *buf,
-                      uint8_t *bad, size_t *n_bad)
+int rguard__wal_read_place(struct rguard_disk *disk, const struct wal_fault *f, uint8_t *buf,
+                           uint8_t *bad, size_t *n_bad)
 {
     char name[WAL_NAME_MAX];
     struct rguard_file *file;
@@ -547,7 +554,7 @@ int rguard__wal_examine_one(struct rguard_disk *disk, struct wal_fault *f)
     f->n = f->h.n_records;
     int rc = buf == NULL || states == NULL || f->records == NULL ? -ENOMEM : 0;
     if (rc == 0) {
-        rc = read_place(disk, f, buf, bad, &n_bad);
+        rc = rguard__wal_read_place(disk, f, buf, bad, &n_bad);
     }
     if (rc == 0) {
         bool header_good = memcmp(buf, &f->h, sizeof f->h) == 0;
@@ -565,7 +572,7 @@ int rguard__wal_examine_one(struct rguard_disk *disk, struct wal_fault *f)
 }
 
 /* Nothing is known but which records there were, and at the tail not even how many. */
-static int examine_lost(struct wal_fault *f)
+int rguard__wal_examine_lost(struct wal_fault *f)
 {
     uint64_t n = f->pub.last_index != 0 ? f->pub.last_index - f->pub.first_index + 1 : 0;
     f->pub.offset = f->pub.lsn - f->segment.first_lsn;
@@ -576,7 +583,7 @@ static int examine_lost(struct wal_fault *f)
     }
     for (f->n = 0; f->n < n; f->n++) {
         f->records[f->n].id.index = f->pub.first_index + f->n;
-        f->records[f->n].needed = true;
+        f->records[f->n].live = f->records[f->n].needed = true;
     }
     return 0;
 }
@@ -589,6 +596,7 @@ static void settle_index(struct wal_scan *s, struct wal_fault *f, uint32_t id)
         struct wal_lost_record *r = &f->records[i];
         struct wal_entry *e = rguard__wal_index_at(&s->index, r->id.index);
         bool mine = e != NULL && e->fault == id;
+        r->live = mine;
         r->needed = mine && !r->intact;
         if (mine && r->known) {
             e->term = r->id.term;
@@ -602,7 +610,7 @@ static void settle_index(struct wal_scan *s, struct wal_fault *f, uint32_t id)
 }
 
 /* From now on the range is that of the records that have to be put back. */
-static void narrow(struct wal_fault *f)
+void rguard__wal_fault_narrow(struct wal_fault *f)
 {
     if (f->pub.last_index == 0) {
         return; /* the tail: nobody knows how far it went */
@@ -648,11 +656,11 @@ int rguard__wal_examine(struct wal_scan *s)
         if (stranger(s, f->pub.lsn, f->pub.bytes) != NULL) {
             f->pub.kind = RGUARD_WAL_FAULT_MISDIRECTED;
         }
-        rc = f->h.lsn != 0 ? rguard__wal_examine_one(s->disk, f) : examine_lost(f);
+        rc = f->h.lsn != 0 ? rguard__wal_examine_one(s->disk, f) : rguard__wal_examine_lost(f);
         if (rc == 0 && !f->tail) {
             settle_index(s, f, (uint32_t)i + 1);
         }
-        narrow(f);
+        rguard__wal_fault_narrow(f);
         rguard__wal_fault_text(f);
     }
     return rc;

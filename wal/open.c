@@ -148,6 +148,9 @@ static int take_over(rguard_wal *w, struct wal_scan *s, struct rguard_wal_report
     const char *failed = "cannot prepare the log";
     if (rc != 0) {
         rc = rguard__wal_adopt_damaged(w, s);
+        if (rc == 0 && !w->options.read_only) {
+            rc = rguard__wal_heal(w);
+        }
     } else if (s->empty) {
         failed = "cannot create the log";
         rc = create(w, s);
@@ -175,6 +178,7 @@ int rguard__wal_open_disk(struct rguard_disk *disk, const struct rguard_wal_opti
     if (w->options.read_only) {
         rguard__wal_scan_stable(&s, &r);
     } else {
+        rguard__wal_redo(&s);
         rguard__wal_scan(&s);
         rguard__wal_report(&s, &r);
     }
@@ -348,6 +352,9 @@ static int settle(rguard_wal *w, const struct wal_scan *s, bool torn)
     if (rc == 0) {
         rc = heal_headers(w);
     }
+    if (rc == 0 && s->have_repair) {
+        rc = rguard__wal_journal_remove(w); /* the log is whole */
+    }
     if (rc == 0 && torn) {
         /* Marks the place: what was here is void, what precedes it is acknowledged. */
         rc = rguard__wal_control(w, WAL_TRUNC, w->tail_index + 1, 0);
@@ -451,6 +458,8 @@ int rguard__wal_readopt(rguard_wal *w, struct rguard_wal_report *r)
     if (rc == 0) {
         w->damaged = false;
         rc = adopt(w, &s);
+    } else if (rguard__wal_openable(&s)) {
+        rc = rguard__wal_adopt_damaged(w, &s); /* something that was hidden behind the damage */
     } else {
         w->poisoned = w->poisoned != 0 ? w->poisoned : rc;
     }
@@ -465,6 +474,7 @@ void rguard__wal_release(rguard_wal *w)
     const struct rguard_disk_ops *ops = w->disk->ops;
     rguard__wal_factory_stop(w);
     close_files(w);
+    rguard__wal_journal_close(w);
     ops->destroy(w->disk); /* waits for a write in flight: the buffer is still ours */
     rguard__wal_queue_free(w);
     rguard__wal_index_free(&w->index);

@@ -262,6 +262,7 @@ static int cut_here(rguard_wal *w, struct wal_scan *s, struct rguard_wal_report 
     if (rc == 0) {
         rc = rguard__wal_quarantine(w, &segment, cut.end, files, n);
     }
+    rc = rc == 0 ? rguard__wal_journal_remove(w) : rc; /* nothing is going to be put back */
     rc = rc == 0 ? permit(w, &cut) : rc;
     rc = rc == 0 ? drop(w, &segment, &cut, files, n) : rc;
     if (rc == 0) {
@@ -316,6 +317,7 @@ int rguard__wal_drop_tail_disk(struct rguard_disk *disk, const struct rguard_wal
     if (w->options.read_only) {
         rguard__wal_scan_stable(&s, &r);
     } else {
+        rguard__wal_redo(&s);
         rguard__wal_scan(&s);
         rguard__wal_report(&s, &r);
     }

@@ -26,6 +26,9 @@ static void scan_segment(struct wal_scan *s, size_t k);
 
 void rguard__wal_scan(struct wal_scan *s)
 {
+    if (s->error != 0) {
+        return;
+    }
     scan_directory(s);
     if (s->error != 0 || s->empty || s->conditions != 0) {
         return;
@@ -86,6 +89,15 @@ static void fail(struct wal_scan *s, int error, const char *name)
     if (s->error == 0) {
         s->error = error;
         (void)snprintf(s->what, sizeof s->what, "%s: %s", name, rguard_strerror(error));
+    }
+}
+
+/* A repair that was committed is carried out before anything is looked at. */
+void rguard__wal_redo(struct wal_scan *s)
+{
+    int rc = rguard__wal_journal_redo(s->disk);
+    if (rc != 0) {
+        fail(s, rc, "finishing a repair");
     }
 }
 

@@ -203,11 +203,22 @@ RGUARD_API int rguard_wal_fault_record(const rguard_wal *w, uint64_t index,
                                        struct rguard_wal_record *out);
 
 /* Puts a peer's copy of a damaged record in place. Where the identity survived only the identical (index,
- * term, crc) is accepted; where it is lost only what the caller vouches for: @committed is the peer's commit
- * index, and index must not lie above it. RGUARD_ECHECKSUM: not the record that stood here;
- * RGUARD_EREFUSED: identity lost and above @committed; -ENOENT: no damage at this index. Journalled in
- * the file "repair" and idempotent: a crash at any point leaves either the damage or the repair. The last
- * record of a range makes the batch durable and re-verifies it from the device. Blocking. */
+ * term, type, crc) is accepted; where it is lost only what the caller vouches for: @committed is the peer's
+ * commit index, and index must not lie above it. Journalled in the file "repair" and idempotent: a crash
+ * at any point leaves either the damage or the repair, and what was put is still there after it. The
+ * last record of a range makes the batch durable and re-verifies it from the device. Blocking.
+ *
+ * Where only the header of the batch survived, its checksums judge the range as a whole when the last
+ * record is put; if they fail, all of them are asked for again. A tail of which nothing is known
+ * (last_index 0) takes records in order; it is whole with the one at @committed, or when a record
+ * comes that is larger than what is left of the place: that one was not here, is not taken, and
+ * returns 0 (last_index says so). Give it a leader's commit index: nobody else's covers what this node may
+ * have acknowledged.
+ *
+ * RGUARD_ECHECKSUM: not the record, or not the records, that stood here; RGUARD_ETOOBIG: more than
+ * fits; RGUARD_EREFUSED: identity lost and above @committed; RGUARD_ENOTSUP: a file is missing or the
+ * place unknown, re-sync; -ENOENT: no damage at this index; -EINVAL: the tail wants another index first;
+ * -EIO: the device does not give back what was written. */
 RGUARD_API int rguard_wal_repair_put(rguard_wal *w, const struct rguard_wal_record *record,
                                      uint64_t committed);
 

@@ -19,7 +19,8 @@
  *     walk.c      every valid batch, and every place that should have one
  *     recover.c   the verdict table, the report, cutting a torn tail
  *     faults.c    which records each damaged place held, and which of them survived
- *     repair.c    putting them back: journal, rewriting, verification
+ *     repair.c    putting them back: identity, rewriting, verification
+ *     journal.c   what a repair was given and is about to write, so that a crash does not matter
  *     quarantine.c copying what is going to be dropped; drop_tail
  *     scrub.c     finding rot before a restart does
  *     read.c      records back from disk, statistics */
@@ -117,7 +118,8 @@ struct wal_lost_record
     struct rguard_wal_record id; /* data: what repair_put() brought, on the heap */
     bool known;                  /* term, type, len and crc in id have survived */
     bool intact;                 /* its bytes have, too */
-    bool needed;                 /* it is damaged, and still part of the log */
+    bool live;                   /* it is still part of the log */
+    bool needed;                 /* ... and it is damaged */
     uint32_t offset;             /* of the bytes in the batch, where known */
 };
 
@@ -142,6 +144,33 @@ struct wal_fault_list
 {
     struct wal_fault *v;
     size_t n, capacity;
+};
+
+/* ---- the journal of repairs ---- */
+
+enum wal_journal_kind {
+    WAL_JOURNAL_PUT = 1,
+    WAL_JOURNAL_WRITE,
+    WAL_JOURNAL_ZERO,
+    WAL_JOURNAL_COMMIT,
+    WAL_JOURNAL_RESOLVED
+};
+
+struct wal_journal_entry
+{
+    uint32_t kind;
+    uint32_t type; /* PUT: the record's */
+    uint8_t uuid[WAL_UUID];
+    uint64_t lsn; /* the damaged place */
+    uint64_t index, term;
+    uint64_t segment, salt, offset, bytes; /* WRITE, ZERO */
+    uint32_t data_bytes;
+};
+
+struct wal_journal
+{
+    struct rguard_file *file;
+    uint64_t end, n;
 };
 
 /* ---- the queue ---- */
@@ -187,6 +216,10 @@ struct rguard_wal
 
     struct wal_fault_list faults; /* damaged places that are known */
     bool damaged;                 /* opened with some of them: nothing is appended */
+    unsigned healing;             /* depth of repairs that lead to further ones */
+    struct wal_journal journal;
+    uint64_t scrub_lsn; /* 0: at the start */
+    struct wal_batch_header scrub_prev;
 
     struct wal_index index;
     uint64_t base_index, base_term, base_lsn;
@@ -382,6 +415,7 @@ struct wal_scan
     struct wal_cut cut;
 };
 
+void rguard__wal_redo(struct wal_scan *s);
 void rguard__wal_scan(struct wal_scan *s);
 /* open.c: the handle of a log that has been scanned and is damaged; and of the same one, repaired. */
 int rguard__wal_adopt_damaged(rguard_wal *w, struct wal_scan *s);
@@ -413,6 +447,11 @@ void rguard__wal_tail_hole(struct wal_scan *s);
 /* Looks at every damaged place: what is left of which record. */
 int rguard__wal_examine(struct wal_scan *s);
 int rguard__wal_examine_one(struct rguard_disk *disk, struct wal_fault *f);
+int rguard__wal_examine_lost(struct wal_fault *f);
+/* The bytes of the batch with the known header f->h; @bad: one byte per sector, zero. */
+int rguard__wal_read_place(struct rguard_disk *disk, const struct wal_fault *f, uint8_t *buf,
+                           uint8_t *bad, size_t *n_bad);
+void rguard__wal_fault_narrow(struct wal_fault *f);
 void rguard__wal_faults_free(struct wal_fault_list *l);
 uint32_t rguard__wal_fault_push(struct wal_fault_list *l, const struct wal_fault *f);
 struct wal_lost_record *rguard__wal_fault_find(const struct wal_fault_list *l, uint64_t index,
@@ -423,6 +462,21 @@ void rguard__wal_scan_free(struct wal_scan *s);
 bool rguard__wal_foreign(struct rguard_disk *disk, bool *empty);
 void rguard__wal_report(const struct wal_scan *s, struct rguard_wal_report *report);
 int rguard__wal_verdict_error(uint32_t verdict);
+/* journal.c */
+typedef void (*rguard__wal_journal_fn)(rguard_wal *w, const struct wal_journal_entry *e,
+                                       const uint8_t *data);
+int rguard__wal_journal_append(rguard_wal *w, const struct wal_journal_entry *e, const void *data);
+int rguard__wal_journal_load(rguard_wal *w, rguard__wal_journal_fn fn);
+int rguard__wal_journal_apply(struct rguard_disk *disk, const struct wal_journal_entry *e,
+                              const uint8_t *data);
+/* Carries out what was committed and perhaps not done. Changes nothing when there is no such thing. */
+int rguard__wal_journal_redo(struct rguard_disk *disk);
+int rguard__wal_journal_remove(rguard_wal *w);
+void rguard__wal_journal_close(rguard_wal *w);
+
+/* repair.c: takes up repairs that were begun, and repairs what needs no record. */
+int rguard__wal_heal(rguard_wal *w);
+
 /* quarantine.c */
 int rguard__wal_quarantine(rguard_wal *w, const struct wal_segment *segment, uint64_t lsn,
                            const uint64_t *others, size_t n);

@@ -164,25 +164,21 @@ static uint32_t judge_body(struct wal_scan *s, size_t k, uint64_t offset,
     return condition;
 }
 
-/* A whole batch of an earlier epoch: *skip is its length. Parts of one: something was written over
- * it that did not arrive as a whole. */
-static uint32_t judge_stale(struct wal_scan *s, size_t k, uint64_t offset,
-                            const struct wal_batch_header *h, uint64_t *skip)
+/* A batch that is not of this place. *skip is its length when all of it is here. Parts of a stale
+ * one: something was written over it that did not arrive as a whole. */
+static uint32_t judge_stranger(struct wal_scan *s, size_t k, uint64_t offset,
+                               const struct wal_batch_header *h, uint64_t *skip)
 {
     struct wal_place place = place_at(s, k, offset);
+    struct wal_place own = {h->uuid, h->segment, h->salt, h->lsn, h->length};
+    struct wal_batch_header again;
+    bool whole = h->length <= place.room &&
+                 rguard__wal_batch_check(s->buf + offset, &own, &again) == WAL_VALID;
+    *skip = whole ? h->length : WAL_BLOCK;
     if (!is_stale(s, h)) {
         return WAL_C_MISPLACED;
     }
-    if (h->length > place.room) {
-        return WAL_C_TORN;
-    }
-    struct wal_place own = {h->uuid, h->segment, h->salt, h->lsn, h->length};
-    struct wal_batch_header again;
-    if (rguard__wal_batch_check(s->buf + offset, &own, &again) != WAL_VALID) {
-        return WAL_C_TORN;
-    }
-    *skip = h->length;
-    return WAL_C_STALE;
+    return whole ? WAL_C_STALE : WAL_C_TORN;
 }
 
 static void widen(struct wal_scan *s, uint32_t condition, size_t k, uint64_t offset, uint64_t bytes)
@@ -276,7 +272,7 @@ static uint64_t note_gap(struct wal_scan *s, size_t k, uint64_t offset, enum wal
             s->acked_lsn = h->acked_lsn > s->acked_lsn ? h->acked_lsn : s->acked_lsn;
             break;
         case WAL_MISPLACED:
-            condition = judge_stale(s, k, offset, h, &skip);
+            condition = judge_stranger(s, k, offset, h, &skip);
             if (condition == WAL_C_MISPLACED) {
                 sight(s, k, offset, h);
             }
