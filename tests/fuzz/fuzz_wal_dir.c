@@ -16,7 +16,9 @@
 
 static uint8_t buf[RECORD_MAX];
 
-static rguard_wal *open_log(struct sim_disk *disk, bool read_only, uint32_t *verdict)
+enum how { READ_ONLY, READ_WRITE, DAMAGED };
+
+static rguard_wal *open_log(struct sim_disk *disk, enum how how, uint32_t *verdict)
 {
     struct rguard_disk *mount;
     struct rguard_wal_report report = {.size = sizeof report};
@@ -24,7 +26,8 @@ static rguard_wal *open_log(struct sim_disk *disk, bool read_only, uint32_t *ver
                                    .segment_bytes = 16384,
                                    .max_record_bytes = RECORD_MAX,
                                    .mark_idle_ms = UINT32_MAX,
-                                   .read_only = read_only,
+                                   .read_only = how == READ_ONLY,
+                                   .open_damaged = how == DAMAGED,
                                    .seed = 1};
     rguard_wal *w = NULL;
     sim_disk_mount(disk, &mount);
@@ -48,7 +51,7 @@ static void look(struct sim_disk *disk)
 {
     uint32_t verdict;
     uint64_t sum = sim_disk_sum(disk);
-    rguard_wal *w = open_log(disk, true, &verdict);
+    rguard_wal *w = open_log(disk, READ_ONLY, &verdict);
     if (w != NULL) {
         read_all(w);
         (void)rguard_wal_close(w);
@@ -72,7 +75,7 @@ static bool use(struct sim_disk *disk)
 {
     uint32_t verdict;
     uint64_t term, vote, sum = sim_disk_sum(disk);
-    rguard_wal *w = open_log(disk, false, &verdict);
+    rguard_wal *w = open_log(disk, READ_WRITE, &verdict);
     if (w == NULL) {
         RGUARD_ASSERT(verdict == RGUARD_WAL_CLEAN_END || verdict == RGUARD_WAL_TORN_TAIL ||
                       sim_disk_sum(disk) == sum);
@@ -88,6 +91,31 @@ static bool use(struct sim_disk *disk)
     return rguard_wal_close(w) == 0 && good;
 }
 
+/* What was refused, with its damage. */
+static void look_at_damage(struct sim_disk *disk)
+{
+    struct rguard_wal_fault faults[16];
+    struct rguard_wal_record record;
+    uint32_t verdict;
+    size_t n = 0;
+    rguard_wal *w = open_log(disk, DAMAGED, &verdict);
+    if (w == NULL) {
+        return;
+    }
+    read_all(w);
+    for (size_t i = 0; i < 16; i++) {
+        faults[i].size = sizeof faults[i];
+    }
+    RGUARD_ASSERT(rguard_wal_faults(w, faults, 16, &n) == 0);
+    for (size_t i = 0; i < n && i < 16; i++) {
+        RGUARD_ASSERT(memchr(faults[i].text, '\0', sizeof faults[i].text) != NULL);
+        (void)rguard_wal_fault_record(w, faults[i].first_index, &record);
+        (void)rguard_wal_fault_record(w, faults[i].last_index, &record);
+    }
+    RGUARD_ASSERT(n == 0 || append(w) != 0);
+    (void)rguard_wal_close(w);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static char on[] = "RGUARD_TEST_OFF=", off[] = "RGUARD_TEST_OFF=wal_crc";
@@ -98,9 +126,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     (void)putenv(checked ? on : off);
     struct sim_disk *disk = image_load(data + 1, size - 1);
     look(disk);
+    struct sim_disk *copy = sim_disk_clone(disk, 1);
+    look_at_damage(copy);
+    sim_disk_free(copy);
     if (use(disk) && checked) {
         uint32_t verdict;
-        rguard_wal *w = open_log(disk, false, &verdict);
+        rguard_wal *w = open_log(disk, READ_WRITE, &verdict);
         RGUARD_ASSERT(w != NULL && verdict == RGUARD_WAL_CLEAN_END);
         read_all(w);
         (void)rguard_wal_close(w);
