@@ -14,6 +14,8 @@
  *               valid older one */
 #include "wal_check.h"
 
+#include "wal_repair.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -330,7 +332,10 @@ int check_damage(const struct sim_disk *before, struct sim_disk *after, const st
         return wrong(why, why_len, &o, "refused, but something has changed");
     }
     if (o.wal == NULL) {
-        return judge_refused(m, &d, n, &o, why, why_len);
+        int refused = judge_refused(m, &d, n, &o, why, why_len);
+        bool repair = m->durable == m->n_batches && sim_below(&random, 4) == 0;
+        return refused == 0 && repair ? check_repair(after, m, &d, random, tally, why, why_len)
+                                      : refused;
     }
     int rc = judge_opened(m, &d, &o, left, old_votes, tally, why, why_len);
     close_log(&o);

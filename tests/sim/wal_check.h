@@ -13,7 +13,10 @@ struct tally
 {
     uint64_t verdicts[CHECK_VERDICTS]; /* of opens that were judged */
     uint64_t opens;
-    uint64_t losses; /* acknowledged, lost and reported: nothing else was left to know it by */
+    uint64_t repaired; /* damaged logs that were whole again with a peer's records */
+    uint64_t mixed;    /* ... with older records that a lost truncation had voided */
+    uint64_t closed;   /* ... that cannot be opened with their damage */
+    uint64_t losses;   /* acknowledged, lost and reported: nothing else was left to know it by */
 };
 
 /* A log after a power failure, and perhaps after errors that were reported: it opens, as

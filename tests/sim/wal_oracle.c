@@ -47,6 +47,7 @@ struct board
     _Atomic uint64_t done[CASE_CLASS_COUNT];
     _Atomic uint64_t verdicts[CASE_CLASS_COUNT][CHECK_VERDICTS];
     _Atomic uint64_t losses[CASE_CLASS_COUNT];
+    _Atomic uint64_t repaired[CASE_CLASS_COUNT];
     _Atomic uint64_t crashes;
     _Atomic uint64_t at[MAX_JOBS]; /* class << 56 | number of the case that a process is at */
     _Atomic uint64_t failures;     /* with --keep-going */
@@ -82,6 +83,7 @@ static void add(struct board *b, const struct case_run *c)
         atomic_fetch_add(&b->verdicts[c->class][v], c->tally.verdicts[v]);
     }
     atomic_fetch_add(&b->losses[c->class], c->tally.losses);
+    atomic_fetch_add(&b->repaired[c->class], c->tally.repaired);
     atomic_fetch_add(&b->crashes, c->crashes);
 }
 
@@ -151,13 +153,14 @@ static void summary(const struct options *o, struct board *b, double seconds)
     for (uint32_t v = 0; v < CHECK_VERDICTS; v++) {
         printf(" %12s", rguard_wal_verdict_name(v));
     }
-    printf(" %14s\n", "lost, reported");
+    printf(" %14s %9s\n", "lost, reported", "repaired");
     for (size_t i = 0; i < CASE_CLASS_COUNT; i++) {
         printf("%-8s %9" PRIu64, class_names[i], atomic_load(&b->done[i]));
         for (size_t v = 0; v < CHECK_VERDICTS; v++) {
             printf(" %12" PRIu64, atomic_load(&b->verdicts[i][v]));
         }
-        printf(" %14" PRIu64 "\n", atomic_load(&b->losses[i]));
+        printf(" %14" PRIu64 " %9" PRIu64 "\n", atomic_load(&b->losses[i]),
+               atomic_load(&b->repaired[i]));
     }
     printf("seed %" PRIu64 ", %" PRIu64 " power failures, %.1f s\n", o->seed,
            atomic_load(&b->crashes), seconds);
