@@ -57,6 +57,27 @@ static void power_failures(void **state)
     }
 }
 
+/* Nothing acknowledged is lost without a report, no vote goes back, nothing reads as something
+ * else, nothing crashes. (How exactly a report names the damage is `make soak`'s to ask.) */
+static void faults_at_rest(void **state)
+{
+    static const char *const never[] = {"LOST",           "are lost",       "older vote",
+                                        "other contents", "something else", "died"};
+    char arguments[256];
+    (void)state;
+    (void)snprintf(arguments, sizeof arguments,
+                   "--seed 1 --crash 0 --stale 0 --keep-going --single %lu --double %lu",
+                   40000 * factor(), 20000 * factor());
+    int code = oracle("", arguments);
+    assert_true(code == 0 || code == 1);
+    assert_non_null(strstr(output, "power failures"));
+    for (size_t i = 0; i < sizeof never / sizeof never[0]; i++) {
+        if (strstr(output, never[i]) != NULL) {
+            fail_msg("%s", output);
+        }
+    }
+}
+
 static void earlier_epochs(void **state)
 {
     char classes[128];
@@ -125,6 +146,7 @@ int main(void)
                                     {"ignore_salt", "stale", 100}};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(power_failures),
+        cmocka_unit_test(faults_at_rest),
         cmocka_unit_test(earlier_epochs),
         {"planted_no_sync", red, NULL, NULL, &bugs[0]},
         {"planted_early_ack", red, NULL, NULL, &bugs[1]},
