@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rguard-wal: looks at logs, takes records out of them, and makes them for tests.
+/* rguard-wal: looks at logs, repairs them, takes records out of them, and makes them for tests.
  *
- * Invariant: no command changes a log which it has not made. verify,
+ * Invariant: the only command that changes a log which it has not made is repair --drop-tail. verify,
  * dump and export do not even take the lock. The exit code is the verdict (the table in usage()). */
 #include "tool_internal.h"
 
@@ -40,6 +40,7 @@ static const struct command
 } commands[] = {
     {"verify", tool_verify, OPT_JSON},
     {"dump", tool_dump, OPT_JSON},
+    {"repair", tool_repair, OPT_JSON | OPT_DROP_TAIL | OPT_ACCEPT},
     {"export", tool_export, OPT_JSON | OPT_FROM | OPT_TO | OPT_OUT | OPT_BINARY},
     {"fill", tool_fill, OPT_JSON | OPT_RECORDS | OPT_SIZE | OPT_SEED | OPT_BATCH | OPT_NO_CLOSE}};
 
@@ -65,12 +66,17 @@ static int usage(FILE *to)
         to,
         "usage: rguard-wal verify DIR [--json]\n"
         "       rguard-wal dump DIR [--json]\n"
+        "       rguard-wal repair DIR [--drop-tail [--accept-data-loss]] [--json]\n"
         "       rguard-wal export DIR [--from I] [--to J] [--out FILE] [--json | --binary]\n"
         "       rguard-wal fill DIR [--records N] [--size B] [--seed S] [--batch K] [--no-close]\n"
         "\n"
         "  verify   reads every byte of the log in DIR and says whether it is whole; everything\n"
         "           that is damaged, which records that concerns, and what to do about it\n"
         "  dump     the same, and every batch and live record\n"
+        "  repair   says what cutting the log before its first damage would lose. Does it with\n"
+        "           --drop-tail, after keeping a copy of all that goes in DIR/quarantine-<lsn>.\n"
+        "           Where acknowledged records would be lost, --accept-data-loss is needed too.\n"
+        "           A member of a cluster had better be repaired from its peers\n"
         "  export   records I to J (all), each verified, one JSON object a line (data in hex) or,\n"
         "           with --binary, framed: a header of 40 bytes, little endian (\"RGRX\", u32 "
         "CRC32C\n"
@@ -82,13 +88,13 @@ static int usage(FILE *to)
         "           same bytes. --no-close leaves the log as a killed process would\n"
         "\n"
         "verify, dump and export write nothing into DIR and take no lock; they work on a log that\n"
-        "is in use.\n"
+        "is in use. repair wants the log for itself.\n"
         "\n"
         "      --json      print JSON instead\n"
         "  -h, --help      this text\n"
         "      --version   version\n"
         "\n"
-        "exit: 0 clean or exported, 1 torn tail (the next open drops it), 2 suspect\n"
+        "exit: 0 clean, repaired or exported, 1 torn tail (the next open drops it), 2 suspect\n"
         "      tail, 3 corrupt, 4 I/O error or could not run, 5 foreign or unsupported,\n"
         "      64 bad usage, 78 bad RGUARD_FAILPOINTS, 130 interrupted\n");
     return to == stdout ? CODE_CLEAN : CODE_USAGE;

@@ -156,20 +156,61 @@ static int check_range(const rguard_wal *w, const struct tool_args *a, uint64_t 
     return tool_complain(a->dir, why, CODE_USAGE);
 }
 
+/* Names the first damaged records of the range, and where the damage is. */
+static int refuse(const rguard_wal *w, const struct tool_args *a, uint64_t first, uint64_t last,
+                  int code)
+{
+    struct tool_faults faults;
+    char range[64], where[128] = "", why[512];
+    if (tool_faults_get(w, &faults) == 0) {
+        const struct rguard_wal_fault *f = tool_faults_in(&faults, first, last);
+        if (f != NULL) {
+            (void)snprintf(where, sizeof where, "%s offset %" PRIu64 ", ", f->file, f->offset);
+        }
+        tool_faults_free(&faults);
+    }
+    tool_range(first, last, range, sizeof range);
+    (void)snprintf(why, sizeof why,
+                   "%s%s: damaged; nothing was exported, ask for what lies before or behind "
+                   "(--from, --to)",
+                   where, range + 2);
+    return tool_complain(a->dir, why, code);
+}
+
+static int check_damage(const rguard_wal *w, const struct tool_args *a, uint64_t from, uint64_t to,
+                        const struct rguard_wal_report *r)
+{
+    struct rguard_wal_record record;
+    uint64_t first = from;
+    while (first <= to && rguard_wal_stat(w, first, &record) == 0) {
+        first++;
+    }
+    if (first > to) {
+        return CODE_CLEAN;
+    }
+    uint64_t last = first;
+    while (last < to && rguard_wal_stat(w, last + 1, &record) != 0) {
+        last++;
+    }
+    return refuse(w, a, first, last, tool_code(r, 0));
+}
+
 int tool_export(const struct tool_args *a)
 {
-    struct rguard_wal_options options = {.size = sizeof options, .read_only = true};
     struct rguard_wal_report r = {.size = sizeof r};
     rguard_wal *w = NULL;
     uint64_t from = 0, to = 0;
     if (a->binary && a->out == NULL && isatty(STDOUT_FILENO)) {
         return tool_complain("--binary", "not to a terminal; use --out FILE", CODE_USAGE);
     }
-    int rc = rguard_wal_open(a->dir, &options, &w, &r);
+    int rc = tool_open(a->dir, &w, &r);
     if (rc != 0) {
         return tool_open_failed(a->dir, rc, &r);
     }
     int code = check_range(w, a, &from, &to);
+    if (code == CODE_CLEAN) {
+        code = check_damage(w, a, from, to, &r);
+    }
     if (code == CODE_CLEAN) {
         tool_catch_interrupts();
         code = a->out != NULL ? copy_to_file(w, a, from, to) : copy_records(w, a, from, to, stdout);

@@ -6,6 +6,7 @@
  *
  *     rguard-wal.c     arguments, which command
  *     tool_look.c      verify, dump
+ *     tool_faults.c    what is damaged
  *     tool_repair.c    repair
  *     tool_export.c    export
  *     tool_fill.c      fill
@@ -47,12 +48,22 @@ int tool_repair(const struct tool_args *a);
 int tool_export(const struct tool_args *a);
 int tool_fill(const struct tool_args *a);
 
-/* What is wrong in a log, as rguard_wal_faults() says it. */
+/* What is damaged in a log, as rguard_wal_faults() says it. */
 struct tool_faults
 {
     struct rguard_wal_fault *v;
     size_t n;
 };
+
+/* Opens the log to look: without a lock, damaged or not. Result as rguard_wal_open(). */
+int tool_open(const char *dir, rguard_wal **w, struct rguard_wal_report *r);
+int tool_faults_get(const rguard_wal *w, struct tool_faults *faults);
+void tool_faults_free(struct tool_faults *faults);
+void tool_faults_text(const struct tool_faults *faults); /* a line each */
+void tool_faults_json(const rguard_wal *w, const struct tool_faults *faults);
+/* The first one that concerns a record of @from..@to, or NULL. */
+const struct rguard_wal_fault *tool_faults_in(const struct tool_faults *faults, uint64_t from,
+                                              uint64_t to);
 
 /* The exit code of what was found; @error: it was not a finding. */
 int tool_code(const struct rguard_wal_report *r, int error);

@@ -153,6 +153,77 @@ static void text_report(const struct rguard_wal_report *r, const struct wal_scan
                  r->clean_close ? ", closed cleanly" : "");
 }
 
+/* Damaged, and ours: what is wrong can be listed, and repair has something to say about it. */
+static bool damaged(const struct rguard_wal_report *r)
+{
+    return r->verdict == RGUARD_WAL_SUSPECT_TAIL || r->verdict == RGUARD_WAL_CORRUPT ||
+           r->verdict == RGUARD_WAL_UNREADABLE;
+}
+
+/* What to do about it, as commands. The report's message says what it is. */
+static void advise(const char *dir, const struct rguard_wal_report *r)
+{
+    if (damaged(r)) {
+        (void)fprintf(stderr,
+                      "rguard-wal: a member of a cluster gets such records back from its peers; "
+                      "`rguard-wal repair %s` says what cutting them off would lose\n",
+                      dir);
+    }
+}
+
+/* A second look, by the way that repairs take; only damage is worth it. A log in use may have become
+ * whole in between, and then there is nothing to list. */
+static int list_faults(const struct tool_args *a, const struct rguard_wal_report *r)
+{
+    struct rguard_wal_report again = {.size = sizeof again};
+    struct tool_faults faults = {NULL, 0};
+    rguard_wal *w = NULL;
+    int rc = 0;
+    if (damaged(r) && tool_open(a->dir, &w, &again) == 0) {
+        rc = tool_faults_get(w, &faults);
+    }
+    if (a->json) {
+        tool_faults_json(w, &faults);
+    } else {
+        tool_faults_text(&faults);
+    }
+    tool_faults_free(&faults);
+    (void)rguard_wal_close(w);
+    return rc;
+}
+
+static int show(const struct tool_args *a, bool dump, const struct wal_scan *s,
+                const struct rguard_wal_report *r, const struct view *view)
+{
+    int code = tool_code(r, s->error), rc = 0;
+    if (a->json) {
+        (void)printf("{");
+        json_report(a->dir, r, code, s);
+        rc = list_faults(a, r);
+        if (dump) {
+            json_dump(s, view);
+        }
+        (void)printf("}\n");
+    } else if (s->error == 0 && r->verdict != RGUARD_WAL_FOREIGN) {
+        if (dump) {
+            text_dump(s, view);
+        }
+        text_report(r, s);
+        rc = list_faults(a, r);
+    }
+    if (code != CODE_CLEAN) {
+        (void)tool_complain(a->dir, r->message, code);
+        advise(a->dir, r);
+    }
+    if (r->warnings > 0) {
+        (void)fprintf(stderr,
+                      "rguard-wal: %s: %u harmless findings (padding, unused space or one "
+                      "copy of the metadata)\n",
+                      a->dir, r->warnings);
+    }
+    return rc == 0 ? code : tool_complain(a->dir, rguard_strerror(rc), CODE_IO);
+}
+
 static int look(const struct tool_args *a, bool dump)
 {
     struct rguard_disk *disk;
@@ -175,29 +246,7 @@ static int look(const struct tool_args *a, bool dump)
         s.error = -ENOMEM;
         (void)snprintf(r.message, sizeof r.message, "out of memory");
     }
-    int code = tool_code(&r, s.error);
-    if (a->json) {
-        (void)printf("{");
-        json_report(a->dir, &r, code, &s);
-        if (dump) {
-            json_dump(&s, &view);
-        }
-        (void)printf("}\n");
-    } else if (s.error == 0 && r.verdict != RGUARD_WAL_FOREIGN) {
-        if (dump) {
-            text_dump(&s, &view);
-        }
-        text_report(&r, &s);
-    }
-    if (code != CODE_CLEAN) {
-        (void)tool_complain(a->dir, r.message, code);
-    }
-    if (r.warnings > 0) {
-        (void)fprintf(stderr,
-                      "rguard-wal: %s: %u harmless findings (padding, unused space or one "
-                      "copy of the metadata)\n",
-                      a->dir, r.warnings);
-    }
+    int code = show(a, dump, &s, &r, &view);
     free(view.v);
     rguard__wal_scan_free(&s);
     disk->ops->destroy(disk);

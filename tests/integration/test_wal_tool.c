@@ -178,9 +178,20 @@ static void one_flipped_bit_is_found_and_nothing_is_touched(void **state)
     expect(3, run("$W verify $D --json"));
     assert_int_equal(value(output, "damage_first_index"), 497);
     expect(3, run("$W dump $D --json"));
-    assert_int_equal(count("{\"index\": "), 1000 - 16); /* the others are still told */
+    assert_int_equal(count("\"len\": 512, \"crc\": "), 1000 - 16 + 1); /* and what is damaged */
     expect(3, run("$W fill $D"));
     expect_untouched();
+}
+
+/* Damages the data of record @index, whose place an undamaged dump says. */
+static void damage(uint64_t index)
+{
+    char pattern[64];
+    expect(0, run("$W dump $D --json 2>/dev/null || true"));
+    (void)snprintf(pattern, sizeof pattern, "{\"index\": %llu,", (unsigned long long)index);
+    const char *record = strstr(output, pattern);
+    assert_non_null(record);
+    flip(value(record, "offset") + 100, 5);
 }
 
 /* ---- export ---- */
@@ -304,11 +315,139 @@ static void a_directory_that_cannot_be_written(void **state)
     expect(0, run("%s $W dump $D", as));
     expect(0, run("%s $W export $D", as));
     expect(4, run("%s $W fill $D", as));
+    damage(10);
+    remember();
+    expect(4, run("%s $W repair $D --drop-tail --accept-data-loss", as));
     assert_non_null(strstr(output, "Permission denied"));
     expect_untouched();
     expect(0, run("chmod 000 $D/" SEGMENT));
     expect(4, run("%s $W verify $D", as));
     expect(0, run("chmod 755 $D"));
+}
+
+/* ---- damage: naming all of it, cutting it off ---- */
+
+static void verify_names_everything_that_is_damaged(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
+    expect(0, run("$W dump $D --json"));
+    uint64_t crc = value(strstr(output, "{\"index\": 200,"), "crc");
+    damage(500);
+    damage(200);
+    remember();
+    expect(3, run("$W verify $D"));
+    assert_non_null(strstr(output, "payload damaged: records 200 to 200"));
+    assert_non_null(strstr(output, "payload damaged: records 500 to 500"));
+    assert_non_null(strstr(output, "rguard-wal repair"));
+    expect(3, run("$W verify $D --json 2>/dev/null"));
+    assert_int_equal(count("\"damaged_bytes\": "), 2);
+    const char *fault = strstr(output, "\"faults\": [");
+    assert_non_null(fault);
+    assert_int_equal(value(fault, "first_index"), 200);
+    assert_int_equal(value(strstr(fault, "{\"index\": 200,"), "crc"),
+                     crc); /* what a peer must give */
+    expect_untouched();
+}
+
+static void export_gives_what_is_intact(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 100 --size 512"));
+    expect(0, run("$W export $D > $D.all"));
+    damage(50);
+    remember();
+    expect(3, run("$W export $D"));
+    assert_non_null(strstr(output, "record 50: damaged"));
+    assert_int_equal(count("{\"index\": "), 0);
+    expect(3, run("$W export $D --from 40 --to 50 --out $D.out"));
+    expect(0, run("test ! -e $D.out"));
+    expect(0, run("$W export $D --to 49 > $D.part; $W export $D --from 51 >> $D.part"));
+    expect(0, run("sed '50d' $D.all | cmp - $D.part"));
+    expect_untouched();
+    expect(0, run("rm $D.*"));
+}
+
+static void repair_of_a_corrupt_log(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 1000 --size 512 --seed 7"));
+    expect(0, run("$W export $D --to 496 > $D.before"));
+    damage(500);
+    remember();
+    expect(3, run("$W repair $D"));
+    assert_non_null(strstr(output, "a cut would drop: records 497 to 1000"));
+    assert_non_null(strstr(output, "--drop-tail --accept-data-loss"));
+    expect_untouched();
+    expect(3, run("$W repair $D --drop-tail"));
+    assert_non_null(strstr(output, "refused"));
+    assert_non_null(strstr(output, "records 497 to 1000"));
+    expect(3, run("$W repair $D --drop-tail --json 2>/dev/null"));
+    assert_int_equal(value(output, "lost_first_index"), 497);
+    assert_int_equal(value(output, "lost_last_index"), 1000);
+    assert_int_equal(value(output, "last_index"), 496);
+    assert_non_null(strstr(output, "\"changed\": false"));
+    expect_untouched();
+    expect(0, run("$W repair $D --drop-tail --accept-data-loss"));
+    assert_non_null(strstr(output, "dropped: records 497 to 1000"));
+    assert_non_null(strstr(output, "/quarantine-"));
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 496"));
+    expect(0, run("$W export $D > $D.after && cmp $D.before $D.after"));
+    expect(0, run("cksum $D/quarantine-* > $D.q"));
+    expect(0, run("test -s $(ls $D/quarantine-*)"));
+    expect(0, run("$W fill $D --records 4"));
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 500"));
+    expect(0, run("cksum $D/quarantine-* | diff - $D.q"));
+    expect(0, run("$W repair $D --drop-tail"));
+    assert_non_null(strstr(output, "nothing to cut"));
+    expect(0, run("rm $D.*"));
+}
+
+static void repair_of_tails(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 32 --size 512 --no-close"));
+    flip(16384 + 5000, 2);
+    remember();
+    expect(2, run("$W repair $D"));
+    assert_non_null(strstr(output, "records 17 to 32"));
+    expect_untouched();
+    expect(0, run("$W repair $D --drop-tail --json"));
+    assert_non_null(strstr(output, "\"quarantine\": \"quarantine-"));
+    assert_int_equal(value(output, "lost_first_index"), 17);
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 16"));
+    expect(0, run("rm -r $D; $W fill $D --records 32 --size 512 --no-close"));
+    zero_sector(16384 + 8192);
+    remember();
+    expect(1, run("$W repair $D"));
+    expect_untouched();
+    expect(0, run("$W repair $D --drop-tail"));
+    expect(0, run("$W verify $D"));
+    assert_non_null(strstr(output, "records 1 to 16"));
+}
+
+static void repair_where_it_cannot_be(void **state)
+{
+    (void)state;
+    expect(0, run("$W fill $D --records 1000 --size 512"));
+    remember();
+    expect(0, run("$W repair $D"));
+    assert_non_null(strstr(output, "nothing to cut"));
+    damage(500);
+    remember();
+    expect(4, run("(ulimit -f 8; trap '' XFSZ; $W repair $D --drop-tail --accept-data-loss)"));
+    expect(0, run("cd $D && cksum $(cat ../names) | diff - ../sums"));
+    expect(3, run("$W verify $D"));
+    expect(4, run("$W repair $D/nothing"));
+    expect(0, run("mkdir $D.2; touch $D.2/precious"));
+    expect(5, run("$W repair $D.2 --drop-tail --accept-data-loss"));
+    expect(0, run("test \"$(ls -A $D.2)\" = precious"));
+    expect(0, run("rm -rf $D; $W fill $D --records 20 && rm $D/meta && cksum $D/* > $D.sums"));
+    expect(3, run("$W repair $D --drop-tail --accept-data-loss")); /* no vote can be made up */
+    expect(0, run("cksum $D/* | diff - $D.sums; rm $D.sums"));
 }
 
 static void tails(void **state)
@@ -365,7 +504,11 @@ static void bad_usage(void **state)
                                       "dump $D -x",
                                       "verify $D --seed 3",
                                       "fill $D --batch 60000 --size 8000000",
-                                      "repair $D --drop-tail"};
+                                      "repair $D --accept-data-loss",
+                                      "repair $D --from 3",
+                                      "export $D --drop-tail",
+                                      "export $D --from x",
+                                      "verify $D --out f"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         expect(64, run("$W %s", bad[i]));
     }
@@ -424,6 +567,9 @@ static void a_log_in_use_is_read_without_harm(void **state)
         last = value(output, "last_index");
         expect(4, run("$W fill $D --records 1"));
         assert_non_null(strstr(output, "in use"));
+        expect(4, run("$W repair $D --drop-tail --accept-data-loss"));
+        assert_non_null(strstr(output, "in use"));
+        expect(0, run("$W export $D --to 3"));
     }
     kill(pid, SIGINT);
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -478,6 +624,11 @@ int main(void)
         T(export_says_what_it_cannot_give),
         T(a_missing_segment_is_named),
         T(a_directory_that_cannot_be_written),
+        T(verify_names_everything_that_is_damaged),
+        T(export_gives_what_is_intact),
+        T(repair_of_a_corrupt_log),
+        T(repair_of_tails),
+        T(repair_where_it_cannot_be),
         T(tails),
         T(foreign_directories),
         T(bad_usage),
