@@ -9,7 +9,8 @@
 
 /* One replica, and who owns which part of it:
  *
- *   replica.c   life cycle, proposals, reads, the settle() after every turn
+ *   replica.c   life cycle, the settle() after every turn
+ *   requests.c  proposals, reads, hand-over, information
  *   io.c        struct raft_io: log, metadata, messages
  *   rpc.c       bytes of messages and configurations
  *   fsm.c       struct raft_fsm: envelope, window, rewind
@@ -228,6 +229,10 @@ void rguard__turn_begin(rguard_replica *rep);
 void rguard__turn_end(rguard_replica *rep);
 /* Records, sends the notice if this node leads, and ends the process with SIGABRT: rung R3. */
 __attribute__((noreturn)) void rguard__replica_die(rguard_replica *rep, const char *why);
+
+/* requests.c */
+void rguard__reads_issue(rguard_replica *rep); /* everything that waits shares one barrier */
+void rguard__reads_cancel(rguard_replica *rep);
 
 /* io.c */
 void rguard__io_init(rguard_replica *rep);

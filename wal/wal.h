@@ -167,7 +167,10 @@ RGUARD_API int rguard_wal_read(rguard_wal *w, uint64_t index, struct rguard_wal_
  * that holds no record of the log (its records are intact, or had become void) is repaired before
  * the open returns, unless options.read_only; any other is whole again when every record in it has
  * been put back; with no range left the log takes appends like any other. @report is about the log
- * as it was found. */
+ * as it was found.
+ *
+ * WARNING: putting records back still has known defects, listed at the end of wal/README.md; work on a copy of the
+ * directory. */
 
 enum rguard_wal_fault_kind {
     RGUARD_WAL_FAULT_PAYLOAD = 1, /* identity known: index, term, crc of each record */
