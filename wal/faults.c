@@ -612,8 +612,8 @@ static void settle_index(struct wal_scan *s, struct wal_fault *f, uint32_t id)
 /* From now on the range is that of the records that have to be put back. */
 void rguard__wal_fault_narrow(struct wal_fault *f)
 {
-    if (f->pub.last_index == 0) {
-        return; /* the tail: nobody knows how far it went */
+    if (f->tail && f->h.lsn == 0) {
+        return; /* nobody knows how far it went */
     }
     f->pub.first_index = f->pub.last_index = 0;
     for (size_t i = 0; i < f->n; i++) {

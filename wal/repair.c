@@ -150,6 +150,10 @@ int rguard_wal_repair_put(rguard_wal *w, const struct rguard_wal_record *record,
     if (w->options.read_only) {
         return -EROFS;
     }
+    int rc = rguard__wal_heal_live(w);
+    if (rc != 0) {
+        return rc;
+    }
     if (record->type > UINT16_MAX || (record->len > 0 && record->data == NULL)) {
         return -EINVAL;
     }
@@ -165,7 +169,7 @@ int rguard_wal_repair_put(rguard_wal *w, const struct rguard_wal_record *record,
         return -ENOENT;
     }
     uint32_t crc = rguard_crc32c(0, record->data, record->len);
-    int rc = judge(f, r, record, crc, committed);
+    rc = judge(f, r, record, crc, committed);
     bool last, fits = true;
     if (rc != 0) {
         return rc;
@@ -549,5 +553,29 @@ int rguard__wal_heal(rguard_wal *w)
         }
     }
     w->healing--;
+    return rc;
+}
+
+int rguard__wal_heal_live(rguard_wal *w)
+{
+    int rc = 0;
+    bool again = true;
+    while (again && rc == 0) {
+        again = false;
+        for (size_t i = 0; i < w->faults.n && !again; i++) {
+            struct wal_fault *f = &w->faults.v[i];
+            const struct wal_segment *g = rguard__wal_segments_find(&w->segments, f->pub.lsn);
+            if (f->whole || !f->live) {
+                continue;
+            }
+            if (g == NULL || g->salt != f->segment.salt) {
+                f->whole = again = true;
+                rc = finish(w);
+            } else if (all_put(f)) {
+                again = true;
+                rc = complete(w, f);
+            }
+        }
+    }
     return rc;
 }

@@ -560,7 +560,7 @@ static void scan_segment(struct wal_scan *s, size_t k)
             segment->heal |= WAL_HEAL_LAST;
             s->warnings++;
         }
-        rguard__wal_walk(s, k);
+        rguard__wal_walk(s, k, WAL_FIRST_BATCH);
     }
     s->disk->ops->close(s->disk, f);
 }

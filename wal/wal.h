@@ -233,8 +233,10 @@ RGUARD_API int rguard_wal_drop_tail(const char *dir, bool accept_data_loss, bool
                                     struct rguard_wal_report *report);
 
 /* Verifies the next @max_bytes of acknowledged batches on the device and goes on from there with the next
- * call, round and round. *done is 1 when a round has just been completed. Damage is added to
- * rguard_wal_faults(), RGUARD_ECORRUPT comes back, and the log goes on as it is. The caller limits the rate. */
+ * call, round and round. *done is 1 when a round has just been completed. New damage is added to
+ * rguard_wal_faults(), RGUARD_ECORRUPT comes back, and the log goes on as it is; a range that needs no
+ * record is repaired at once, and rguard_wal_repair_put() takes the records of the others, whose
+ * identity is known from memory. The caller limits the rate; damage costs the reading of a segment. */
 RGUARD_API int rguard_wal_scrub_step(rguard_wal *w, size_t max_bytes, int *done);
 
 /* Term and vote, one checksummed generation, two copies, durable before it returns (~0.4 ms).

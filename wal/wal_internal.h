@@ -427,8 +427,9 @@ void rguard__wal_find(struct wal_scan *s, uint32_t condition, uint64_t segment, 
  * the bytes before the end of the file, or a negative error other than -EIO. */
 int64_t rguard__wal_read_split(struct rguard_disk *disk, struct rguard_file *f, uint8_t *buf,
                                size_t len, uint64_t offset, uint8_t *bad, size_t *n_bad);
-/* walk.c: segment @k is in s->buf; and the end, when all of them have been. */
-void rguard__wal_walk(struct wal_scan *s, size_t k);
+/* walk.c: segment @k is in s->buf, and @offset is where a batch may begin; and the end, when all
+ * segments have been. */
+void rguard__wal_walk(struct wal_scan *s, size_t k, uint64_t offset);
 void rguard__wal_walk_end(struct wal_scan *s);
 /* Remembers, at the first call, that the log is whole up to here. */
 void rguard__wal_mark_cut(struct wal_scan *s);
@@ -476,6 +477,9 @@ void rguard__wal_journal_close(rguard_wal *w);
 
 /* repair.c: takes up repairs that were begun, and repairs what needs no record. */
 int rguard__wal_heal(rguard_wal *w);
+/* Places in a log that is in use: those that are gone with their file are not missed, and those that
+ * need no record are repaired. */
+int rguard__wal_heal_live(rguard_wal *w);
 
 /* quarantine.c */
 int rguard__wal_quarantine(rguard_wal *w, const struct wal_segment *segment, uint64_t lsn,

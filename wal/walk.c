@@ -54,10 +54,9 @@ static enum wal_found look(struct wal_scan *s, size_t k, uint64_t offset,
     return known ? WAL_BODY_BAD : found == WAL_NOTHING ? WAL_GARBAGE : found;
 }
 
-void rguard__wal_walk(struct wal_scan *s, size_t k)
+void rguard__wal_walk(struct wal_scan *s, size_t k, uint64_t offset)
 {
     const struct wal_segment *g = &s->segments.v[k];
-    uint64_t offset = WAL_FIRST_BATCH;
     while (offset < g->bytes - WAL_BLOCK && s->error == 0) {
         struct wal_batch_header h;
         enum wal_found found = look(s, k, offset, &h);

@@ -171,30 +171,35 @@ static bool is_padding(int batch, uint64_t offset)
     return offset >= payload + 3 * ((batch_len[batch] + 7ULL) & ~7ULL);
 }
 
-static void one_flipped_bit_in_the_middle(void **state)
+/* Header, predecessor's header, sector CRCs, table, payload, of the first batch and of those in the
+ * middle; one of them bit by bit. */
+static void one_flipped_bit_with_a_batch_behind_it(void **state)
 {
     struct fixture *f = *state;
     struct rguard_wal_report r;
     fresh(f, KILLED);
-    for (uint64_t i = 0; i < 4096; i++) { /* batch 4 of 5: header, sector CRCs, table, payload */
-        uint64_t at = batch_at[3] + i;
-        char name[32];
-        (void)snprintf(name, sizeof name, "byte %u", (unsigned)i);
-        flip(f->dir, FIRST_SEGMENT, at, (unsigned)i % 8);
-        if (is_padding(3, i)) {
-            assert_int_equal(verify(f->dir, &r), 0);
-            assert_int_equal(r.warnings, 1);
-            assert_int_equal(r.last_index, RECORDS);
-        } else if (i % 16 == 0) {
-            refused(f->dir, RGUARD_WAL_CORRUPT, &r, name);
-            assert_int_equal(r.damage_first_index, 10);
-            assert_int_equal(r.damage_last_index, 12);
-            assert_int_equal(r.offset, batch_at[3]);
-            assert_string_equal(r.file, FIRST_SEGMENT);
-        } else {
-            assert_int_equal(verify(f->dir, &r), RGUARD_ECORRUPT);
+    for (int b = 0; b < 4; b++) {
+        uint64_t length = batch_at[b + 1] - batch_at[b], step = b == 3 ? 1 : 3;
+        for (uint64_t i = 0; i < length; i += step) {
+            uint64_t at = batch_at[b] + i;
+            char name[32];
+            (void)snprintf(name, sizeof name, "batch %d, byte %u", b, (unsigned)i);
+            flip(f->dir, FIRST_SEGMENT, at, (unsigned)i % 8);
+            if (is_padding(b, i)) {
+                assert_int_equal(verify(f->dir, &r), 0);
+                assert_int_equal(r.warnings, 1);
+                assert_int_equal(r.last_index, RECORDS);
+            } else if (i % 16 == 0) {
+                refused(f->dir, RGUARD_WAL_CORRUPT, &r, name);
+                assert_int_equal(r.damage_first_index, 3 * b + 1);
+                assert_int_equal(r.damage_last_index, 3 * b + 3);
+                assert_int_equal(r.offset, batch_at[b]);
+                assert_string_equal(r.file, FIRST_SEGMENT);
+            } else {
+                assert_int_equal(verify(f->dir, &r), RGUARD_ECORRUPT);
+            }
+            flip(f->dir, FIRST_SEGMENT, at, (unsigned)i % 8);
         }
-        flip(f->dir, FIRST_SEGMENT, at, (unsigned)i % 8);
     }
     assert_int_equal(verify(f->dir, &r), 0);
 }
@@ -349,13 +354,16 @@ static void absurd_lengths_are_not_believed(void **state)
         {offsetof(struct wal_batch_header, type), 0},
         {offsetof(struct wal_batch_header, type), 99},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    const size_t n = sizeof cases / sizeof cases[0];
+    for (size_t k = 0; k < 3 * n; k++) { /* in the first, the middle and the last batch */
+        size_t i = k % n;
+        uint64_t at = batch_at[2 * (k / n)];
         uint8_t header[256];
-        fresh(f, KILLED);
-        peek(f->dir, FIRST_SEGMENT, batch_at[2], header, sizeof header);
+        fresh(f, MARKED);
+        peek(f->dir, FIRST_SEGMENT, at, header, sizeof header);
         memcpy(header + cases[i].offset, &cases[i].value, 4);
         reseal(header);
-        patch(f->dir, FIRST_SEGMENT, batch_at[2], header, sizeof header);
+        patch(f->dir, FIRST_SEGMENT, at, header, sizeof header);
         pid_t pid = fork();
         if (pid == 0) {
             _exit(absurd_in_child(f->dir));
@@ -767,7 +775,7 @@ int main(void)
         T(last_batch_with_any_sectors_missing),
         T(the_report_counts_what_was_dropped),
         T(a_cut_leaves_zeros_and_a_marker),
-        T(one_flipped_bit_in_the_middle),
+        T(one_flipped_bit_with_a_batch_behind_it),
         T(rot_in_the_last_batch_is_suspect_unless_something_follows),
         T(zeroed_blocks_and_sectors_in_the_middle),
         T(batches_in_wrong_places),

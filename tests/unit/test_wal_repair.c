@@ -488,6 +488,31 @@ static void unreadable_sectors(void **state)
     }
 }
 
+/* The first sector of every file: a slot of the metadata and the headers of segments have a copy. */
+static void unreadable_headers(void **state)
+{
+    struct fixture *f = *state;
+    struct rguard_wal_options o = recover_options();
+    struct rguard_wal_report r = {.size = sizeof r};
+    rguard_wal *w = NULL;
+    f->backend = "sync";
+    fresh(f, KILLED);
+    char path[512]; /* the next segment, which may have been in the making, has no copy yet */
+    (void)snprintf(path, sizeof path, "%s/%020d.wal", f->dir, 2);
+    (void)unlink(path);
+    struct fault_disk *x = fault_disk(f);
+    x->fault = FAIL_READ;
+    x->bad_block = 8;
+    if (rguard__wal_open_disk(&x->base, &o, &w, &r) != 0) {
+        fail_msg("%s", r.message);
+    }
+    assert_int_equal(r.verdict, RGUARD_WAL_CLEAN_END);
+    assert_true(r.warnings >= 2);
+    assert_int_equal(r.vote, 2);
+    assert_int_equal(rguard_wal_close(w), 0);
+    opens(f->dir, RGUARD_WAL_CLEAN_END, RECORDS, "headers");
+}
+
 /* ---- crashes ---- */
 
 /* Opens on @x, puts everything that is asked for. true: it is whole. */
@@ -674,6 +699,7 @@ int main(void)
         T(a_stray_copy_behind_the_end),
         T(a_misdirected_last_batch),
         T(unreadable_sectors),
+        T(unreadable_headers),
         T(a_crash_at_every_operation_of_a_repair),
         T(a_crash_at_every_operation_of_a_cut),
         T(without_identity_any_record_would_do),
