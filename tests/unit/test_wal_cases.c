@@ -177,7 +177,7 @@ static void a_lost_write_leaves_what_was_there(void **state)
     struct rguard_wal_report r;
     struct wal_segment_header g;
     _Alignas(8) static uint8_t stale[65536];
-    static uint8_t data[11000];
+    static uint8_t data[12288];
     for (int e = KILLED; e <= CLOSED; e++) {
         for (int b = 0; b < 5; b++) {
             fresh(f, (enum ending)e);

@@ -650,6 +650,139 @@ static void a_crash_at_every_operation_of_a_cut(void **state)
     assert_true(op > 10);
 }
 
+/* ---- any damage ---- */
+
+static void damage_somewhere(struct fixture *f)
+{
+    uint64_t end = batch_at[5] + 8192;
+    uint64_t sector = 4096 + (uint64_t)rand() % ((end - 4096) / 512) * 512;
+    uint64_t block = sector / 4096 * 4096, other = 4096 + (uint64_t)rand() % 10 * 4096;
+    uint8_t buf[4096];
+    switch (rand() % 6) {
+        case 0:
+            flip(f->dir, FIRST_SEGMENT, sector + (uint64_t)rand() % 512, (unsigned)rand() % 8);
+            break;
+        case 1:
+            zero(f->dir, FIRST_SEGMENT, sector, 512);
+            break;
+        case 2:
+            zero(f->dir, FIRST_SEGMENT, block, 4096 + (uint64_t)rand() % 3 * 4096);
+            break;
+        case 3:
+            for (size_t i = 0; i < sizeof buf; i++) {
+                buf[i] = (uint8_t)rand();
+            }
+            patch(f->dir, FIRST_SEGMENT, block, buf, rand() % 2 == 0 ? 512 : 4096);
+            break;
+        default:
+            peek(f->dir, FIRST_SEGMENT, other, buf, sizeof buf);
+            patch(f->dir, FIRST_SEGMENT, block, buf, sizeof buf);
+            break;
+    }
+}
+
+/* Offers a damaged record as nobody has it, and one that nobody vouches for. */
+static void offer_wrong_ones(rguard_wal *w, uint64_t index)
+{
+    struct rguard_wal_record known;
+    uint8_t byte = (uint8_t)rand();
+    struct rguard_wal_record wrong = {
+        .index = index, .term = 1, .type = 1, .len = 1, .data = &byte};
+    if (rguard_wal_fault_record(w, index, &known) == 0) {
+        assert_int_equal(rguard_wal_repair_put(w, &wrong, UINT64_MAX), RGUARD_ECHECKSUM);
+        assert_int_equal(put_term(w, index, 2, UINT64_MAX), RGUARD_ECHECKSUM);
+    } else if (rguard_wal_repair_put(w, &wrong, index - 1) != -ENOENT) { /* else it is intact */
+        assert_int_equal(rguard_wal_repair_put(w, &wrong, index - 1), RGUARD_EREFUSED);
+        assert_int_equal(put_term(w, index, 1, index - 1), RGUARD_EREFUSED);
+    }
+}
+
+/* Puts what is asked for. false: it is refused for good. */
+static bool put_all(rguard_wal *w)
+{
+    for (int rounds = 0; count_faults(w) > 0; rounds++) {
+        struct rguard_wal_fault x = fault(w, 0);
+        uint64_t last = x.last_index != 0 ? x.last_index : RECORDS;
+        assert_true(rounds < 50);
+        if (x.first_index == 0 || x.first_index > last) {
+            return false;
+        }
+        for (uint64_t i = x.first_index; i <= last; i++) {
+            if (rand() % 4 == 0 && x.last_index != 0) {
+                offer_wrong_ones(w, i);
+            }
+            int rc = put_term(w, i, 1, RECORDS);
+            if (rc == RGUARD_ENOTSUP) {
+                return false;
+            }
+            if (rc != 0 && rc != -ENOENT) {
+                fail_msg("record %u, %s: %s", (unsigned)i, x.text, rguard_err_name(rc));
+            }
+            if (count_faults(w) == 0 || fault(w, 0).lsn != x.lsn) {
+                break;
+            }
+        }
+    }
+    return true;
+}
+
+/* One to three damages: each log opens, or says that it cannot, or is whole again with the peers'
+ * records; and no record ever reads wrong. */
+static void any_damage_is_repaired_or_named(void **state)
+{
+    struct fixture *f = *state;
+    struct rguard_wal_options o = damaged_options();
+    int whole = 0, clean = 0, hopeless = 0;
+    srand(31337);
+    for (int round = 0; round < 1500; round++) {
+        struct rguard_wal_report r = {.size = sizeof r};
+        struct rguard_wal_record rec;
+        uint8_t got[4096], want[4096];
+        enum ending e = (enum ending)(round % 3);
+        rguard_wal *w = NULL;
+        fresh(f, e);
+        for (int i = rand() % 3; i >= 0; i--) {
+            damage_somewhere(f);
+        }
+        uint32_t before = dir_sum(f->dir);
+        int rc = rguard_wal_open(f->dir, &o, &w, &r);
+        if (rc != 0) {
+            assert_int_equal(dir_sum(f->dir), before);
+            assert_true(r.message[0] != '\0');
+            hopeless++;
+            continue;
+        }
+        bool bad = r.verdict >= RGUARD_WAL_SUSPECT_TAIL;
+        bool repaired = put_all(w);
+        for (uint64_t i = 1; i <= RECORDS; i++) {
+            rc = rguard_wal_read(w, i, &rec, got, sizeof got);
+            if (rc == 0) {
+                contents(i, 1, want, rec.len);
+                assert_int_equal(rec.len, batch_len[(i - 1) / 3]);
+                assert_memory_equal(got, want, rec.len);
+            } else if (repaired &&
+                       e == CLOSED) { /* elsewhere the tail may be gone without a trace */
+                fail_msg("round %d: record %u: %s (%s)", round, (unsigned)i, rguard_err_name(rc),
+                         r.message);
+            }
+        }
+        whole += bad && repaired;
+        clean += !bad;
+        hopeless += !repaired;
+        assert_int_equal(rguard_wal_close(w), 0);
+        if (repaired) {
+            o.open_damaged = false;
+            rc = rguard_wal_open(f->dir, &o, &w, &r);
+            if (rc != 0) {
+                fail_msg("round %d, repaired: %s", round, r.message);
+            }
+            assert_int_equal(rguard_wal_close(w), 0);
+            o.open_damaged = true;
+        }
+    }
+    assert_true(whole > 500 && clean > 50 && hopeless < 300);
+}
+
 /* ---- the detector, switched off ---- */
 
 static int put_the_wrong_one(struct fixture *f)
@@ -702,6 +835,7 @@ int main(void)
         T(unreadable_headers),
         T(a_crash_at_every_operation_of_a_repair),
         T(a_crash_at_every_operation_of_a_cut),
+        T(any_damage_is_repaired_or_named),
         T(without_identity_any_record_would_do),
     };
     in_memory = true;
