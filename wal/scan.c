@@ -401,12 +401,17 @@ static bool nothing_behind_header(struct wal_scan *s, const char *name, struct r
     if (size > (int64_t)(2 * WAL_SEGMENT_MAX)) {
         return false;
     }
-    uint64_t len = ((uint64_t)size + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK;
-    if (len <= WAL_OVERHEAD) {
+    uint64_t len = ((uint64_t)size + WAL_BLOCK - 1) / WAL_BLOCK * WAL_BLOCK, magic = 0;
+    if (len <= WAL_BLOCK) {
         return true;
     }
-    return read_file(s, name, f, len, 0) >= 0 && s->n_bad == 0 &&
-           rguard__wal_is_zero(s->buf + WAL_BLOCK, len - WAL_OVERHEAD);
+    if (read_file(s, name, f, len, 0) < 0 || s->n_bad > 0) {
+        return false;
+    }
+    /* The last block would be the second header, unless the file has lost its end. */
+    memcpy(&magic, s->buf + len - WAL_BLOCK, sizeof magic);
+    return magic != WAL_BATCH_MAGIC &&
+           rguard__wal_is_zero(s->buf + WAL_BLOCK, len < WAL_OVERHEAD ? 0 : len - WAL_OVERHEAD);
 }
 
 /* The copy of the header in the last block, when the first block has none. */
